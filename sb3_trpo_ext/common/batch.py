@@ -1,0 +1,77 @@
+"""A finished rollout as flat tensors."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+from torch import Tensor
+
+from sb3_trpo_ext.common.actor import Observations
+
+# A spread of the advantages below this share of their size is rounding noise of float32, not information.
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Batch:
+    """
+    N = n_steps × n_envs samples in the buffer's order: one environment after the other, each in time order.
+
+    :param observations: N of them, as the policy takes them
+    :param actions: as stored, shape (N, d)
+    :param advantages: shape (N,)
+    :param returns: targets of the critic, shape (N,)
+    """
+
+    observations: Observations
+    actions: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def every(self, k: int) -> "Batch":
+        """Every k-th sample, k ≥ 1."""
+        if k == 1:
+            return self
+        return Batch(every(self.observations, k), self.actions[::k], self.advantages[::k], self.returns[::k])
+
+    def normalized(self) -> "Batch":
+        """
+        With advantages of mean 0 and standard deviation 1.
+
+        Advantages that are all equal say nothing about the actions: they become exactly 0, where dividing by their
+        spread would blow rounding noise up into a direction.
+        """
+        centred = self.advantages - self.advantages.mean()
+        spread = centred.std()
+        if spread <= ROUNDING * self.advantages.abs().max():
+            return replace(self, advantages=torch.zeros_like(centred))
+        return replace(self, advantages=centred / spread)
+
+    def not_finite(self) -> list[str]:
+        """The names of the parts that hold NaN or infinity; empty when all is well."""
+        parts = {"actions": self.actions, "advantages": self.advantages, "returns": self.returns}
+        if isinstance(self.observations, dict):
+            parts |= {f"observations[{key!r}]": value for key, value in self.observations.items()}
+        else:
+            parts["observations"] = self.observations
+        return [name for name, tensor in parts.items() if not bool(torch.isfinite(tensor).all())]
+
+
+def every(observations: Observations, k: int) -> Observations:
+    """Every k-th observation, k ≥ 1."""
+    if isinstance(observations, dict):
+        return {key: value[::k] for key, value in observations.items()}
+    return observations[::k]
+
+
+def full_batch(buffer: RolloutBuffer) -> Batch:
+    """
+    All samples of a full rollout buffer, unshuffled.
+
+    :param buffer: filled, with returns and advantages computed
+    """
+    # The buffer lays its arrays out flat on the first sample that is drawn; `get` alone would shuffle.
+    next(buffer.get(batch_size=1))
+    samples = buffer._get_samples(np.arange(buffer.buffer_size * buffer.n_envs))
+    return Batch(samples.observations, samples.actions, samples.advantages, samples.returns)

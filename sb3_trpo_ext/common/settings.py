@@ -1,0 +1,87 @@
+"""Checks of what users pass, with messages that name the argument, its value and the remedy."""
+
+import math
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
+
+
+class Rule(NamedTuple):
+    """
+    :param argument: name of a constructor's argument and of the attribute that keeps it
+    :param holds: whether a value is allowed
+    :param expected: the same in words, after "must be"
+    :param remedy: what to do instead
+    """
+
+    argument: str
+    holds: Callable[[Any], bool]
+    expected: str
+    remedy: str
+
+
+def check(model: object, rules: tuple[Rule, ...]) -> None:
+    """
+    :param model: an algorithm, whose attributes are checked
+    :raises ValueError: on the first rule that does not hold
+    """
+    for rule in rules:
+        value = getattr(model, rule.argument)
+        if not rule.holds(value):
+            name = type(model).__name__
+            raise ValueError(f"{name}({rule.argument}=...) must be {rule.expected}, got {value!r}. {rule.remedy}")
+
+
+def whole(minimum: int) -> Callable[[Any], bool]:
+    """Whether a value is a whole number that is at least ``minimum``."""
+    return lambda value: isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= minimum
+
+
+def number(
+    low: float, high: float = math.inf, open_low: bool = False, open_high: bool = False
+) -> Callable[[Any], bool]:
+    """Whether a value is a finite number from ``low`` to ``high``, with or without the ends."""
+
+    def holds(value: Any) -> bool:
+        if not isinstance(value, Real) or isinstance(value, bool):
+            return False
+        x = float(value)
+        above = x > low if open_low else x >= low
+        below = x < high if open_high else x <= high
+        return math.isfinite(x) and above and below
+
+    return holds
+
+
+def one_of(*options: object) -> Callable[[Any], bool]:
+    """Whether a value is among the given ones."""
+    return lambda value: value in options
+
+
+def schedule_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether a value is a callable, a string that :func:`schedule` reads, or a number that meets ``holds``."""
+
+    def check_schedule(value: Any) -> bool:
+        if isinstance(value, str):
+            kind, _, start = value.partition("_")
+            try:
+                return kind == "lin" and holds(float(start))
+            except ValueError:
+                return False
+        return callable(value) or holds(value)
+
+    return check_schedule
+
+
+def schedule(value: float | str | Schedule) -> FloatSchedule:
+    """
+    A function of the remaining progress, from 1 at the start of training to 0 at its end.
+
+    :param value: a constant, a callable, or RL Zoo's notation ``"lin_0.02"`` for a linear decay from 0.02 to 0
+    """
+    if isinstance(value, str):
+        return FloatSchedule(LinearSchedule(float(value.partition("_")[2]), 0.0, 1.0))
+    return FloatSchedule(value)

@@ -1,0 +1,43 @@
+"""Curvature matrices as operators: objects that know their product with a vector and are never formed."""
+
+from torch import Tensor
+
+from sb3_trpo_ext.kernels.families import Family
+from sb3_trpo_ext.kernels.linearize import Linearization
+
+
+class Fisher:
+    """
+    The damped Fisher matrix of a policy,  F + λI  with  F = (s/n) Σ_i J_iᵀ M_i J_i,  where J_i = ∂φ(state i)/∂θ and
+    M_i is the metric of the distribution family (Gauss-Newton form; Schulman et al. 2015, appendix C.1).
+
+    F equals the Hessian of s · mean_i KL(π_old(·|state i) ‖ π_θ(·|state i)) at θ_old.
+
+    :param linearization: θ → φ at n states
+    :param family: the distributions at the same states, whose metric is M
+    :param damping: λ ≥ 0
+    :param scale: s > 0; below 1 for a KL that is averaged over action dimensions
+    """
+
+    def __init__(self, linearization: Linearization, family: Family, damping: float, scale: float = 1.0):
+        self._linearization = linearization
+        self._family = family
+        self._damping = damping
+        self._weight = scale / family.statistics[0].shape[0]
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        """
+        :param vector: v, shape (p,)
+        :return: (F + λI) v, shape (p,)
+        """
+        change = self._linearization.jvp(vector)  # v → J v
+        force = self._family.metric(change)  # J v → M J v
+        product = self._linearization.vjp(force)  # M J v → Jᵀ M J v
+        return product.mul_(self._weight).add_(vector, alpha=self._damping)
+
+
+class Identity:
+    """The curvature of the distance ½‖θ − θ_old‖²: the identity matrix."""
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        return vector.clone()

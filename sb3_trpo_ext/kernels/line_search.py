@@ -1,0 +1,67 @@
+"""Backtracking line search over a callable; it owns no parameters and knows no policy."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Trial:
+    """
+    What one candidate is worth.
+
+    :param objective: the quantity to be raised
+    :param kl: distance from where the search started, ≥ 0
+    """
+
+    objective: float
+    kl: float
+
+
+@dataclass(frozen=True)
+class LineSearchResult:
+    """
+    :param accepted: whether a trial met all conditions
+    :param fraction: of the full step, in (0, 1]; 0 when none was accepted
+    :param trial: the accepted trial, else the last one; None when there was none
+    :param trials: how many were evaluated
+    """
+
+    accepted: bool
+    fraction: float
+    trial: Trial | None
+    trials: int
+
+
+def backtrack(
+    evaluate: Callable[[float], Trial], start: float, max_kl: float, shrink: float, max_trials: int
+) -> LineSearchResult:
+    """
+    The smallest i in 0 … max_trials − 1 for which the fraction shrink^i of the full step raises the objective, stays
+    within the trust region and is finite (Schulman et al. 2015, appendix C).
+
+    :param evaluate: fraction of the full step → trial; the last call is the accepted one
+    :param start: the objective at fraction 0
+    :param max_kl: δ; a trial with ``kl`` = δ is inside
+    :param shrink: in (0, 1)
+    :param max_trials: ≥ 0
+    """
+    trial = None
+    for i in range(max_trials):
+        fraction = shrink**i
+        trial = evaluate(fraction)
+        finite = math.isfinite(trial.objective) and math.isfinite(trial.kl)
+        if finite and trial.objective > start and trial.kl <= max_kl:
+            return LineSearchResult(True, fraction, trial, i + 1)
+    return LineSearchResult(False, 0.0, trial, max_trials)
+
+
+def full_step(evaluate: Callable[[float], Trial]) -> LineSearchResult:
+    """
+    No search: the whole step, refused only when the outcome is not finite (natural policy gradient).
+
+    :param evaluate: fraction of the full step → trial
+    """
+    trial = evaluate(1.0)
+    finite = math.isfinite(trial.objective) and math.isfinite(trial.kl)
+    return LineSearchResult(finite, 1.0 if finite else 0.0, trial, 1)

@@ -1,0 +1,40 @@
+"""A list of tensors seen as one flat vector, and the only place where parameters are written."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def flatten(tensors: Sequence[Tensor]) -> Tensor:
+    """
+    Concatenate tensors of any shapes into a new vector.
+
+    :param tensors: p numbers in all
+    :return: shape (p,), detached, sharing no memory with ``tensors``
+    """
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
+def unflatten(vector: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """
+    Cut a vector into views that have the shapes of ``like``: the inverse of :func:`flatten`.
+
+    :param vector: shape (p,)
+    :param like: tensors with p numbers in all; only their shapes are read
+    :return: views into ``vector``
+    """
+    pieces = torch.split(vector, [tensor.numel() for tensor in like])
+    return tuple(piece.view(tensor.shape) for piece, tensor in zip(pieces, like, strict=True))
+
+
+@torch.no_grad()
+def assign(parameters: Sequence[Tensor], vector: Tensor) -> None:
+    """
+    Write a vector into parameters, in place and bit for bit.
+
+    :param parameters: p numbers in all
+    :param vector: shape (p,)
+    """
+    for parameter, value in zip(parameters, unflatten(vector, parameters), strict=True):
+        parameter.copy_(value)

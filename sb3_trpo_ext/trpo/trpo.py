@@ -1,0 +1,408 @@
+"""The algorithm that users construct: its settings, its data, and what is saved."""
+
+import io
+import json
+import pathlib
+import time
+import warnings
+import zipfile
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.save_util import load_from_zip_file, open_path
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_trpo_ext.common.actor import Actor
+from sb3_trpo_ext.common.batch import full_batch
+from sb3_trpo_ext.common.critic import fit_critic
+from sb3_trpo_ext.common.diagnostics import record
+from sb3_trpo_ext.common.rollout import NormalizationKeeper, acting_on_finite_observations
+from sb3_trpo_ext.common.settings import Rule, check, number, one_of, schedule, schedule_of, whole
+from sb3_trpo_ext.trpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_trpo_ext.trpo.step import StepStatus, TrustRegion, trust_region_step
+
+SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
+
+ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
+_SCHEDULE = 'It may be a number, a function of the remaining progress, or a string such as "lin_0.02".'
+RULES = (
+    Rule("learning_rate", schedule_of(number(0)), "a number >= 0 or a schedule", _SCHEDULE),
+    Rule("target_kl", schedule_of(number(0, open_low=True)), "a number > 0 or a schedule", _SCHEDULE),
+    Rule("n_steps", whole(1), "a whole number >= 1", "It counts steps per environment and update."),
+    Rule("batch_size", whole(1), "a whole number >= 1", "It is the critic's minibatch; 128 is usual."),
+    Rule("gamma", number(0, 1), "between 0 and 1", "0.99 is usual."),
+    Rule("gae_lambda", number(0, 1), "between 0 and 1", "0.95 is usual."),
+    Rule("cg_max_steps", whole(1), "a whole number >= 1", "10 to 25 are usual."),
+    Rule("cg_damping", number(0), "a number >= 0", "0.1 is usual."),
+    Rule("cg_tolerance", number(0, 1, open_high=True), "at least 0 and below 1", "It is relative to the gradient."),
+    Rule(
+        "line_search_shrinking_factor",
+        number(0, 1, open_low=True, open_high=True),
+        "above 0 and below 1",
+        "0.8 is usual; each trial takes this fraction of the one before.",
+    ),
+    Rule("line_search_max_iter", whole(0), "a whole number >= 0", "0 takes the natural gradient step unsearched."),
+    Rule("n_critic_updates", whole(1), "a whole number >= 1", "It counts the critic's passes over a rollout."),
+    Rule("ent_coef", number(0), "a number >= 0", "0 means no entropy bonus."),
+    Rule("sub_sampling_factor", whole(1), "a whole number >= 1", "1 uses all samples."),
+    Rule("curvature_sampling_factor", whole(1), "a whole number >= 1", "1 uses all states."),
+    Rule("kl_reduction", one_of("sum", "mean"), '"sum" or "mean"', '"sum" is the paper\'s, "mean" sb3-contrib\'s.'),
+    Rule("trust_region", one_of("kl", "euclidean"), '"kl" or "euclidean"', '"kl" is TRPO.'),
+)
+
+
+class TRPO(OnPolicyAlgorithm):
+    """
+    Trust Region Policy Optimization for Stable-Baselines3.
+
+    Paper: Schulman et al. 2015, "Trust Region Policy Optimization", arXiv:1502.05477; advantages: Schulman et al.
+    2016, arXiv:1506.02438. Written from the papers; the update is :func:`sb3_trpo_ext.trpo.step.trust_region_step`.
+
+    Differs from the paper:
+
+    1. The mean KL over the sampled states stands for the maximum over all states (as in the paper's experiments); the
+       maximum over the batch is logged beside it.
+    2. The Fisher matrix is damped by ``cg_damping`` · I.
+    3. The critic is a network, fitted by minibatch Adam, not a time-varying linear baseline.
+
+    Differs from sb3-contrib's TRPO:
+
+    1. The KL is KL(old ‖ new), summed over action dimensions. sb3-contrib averages it over the dimensions of Box and
+       MultiBinary actions, so its ``target_kl`` and ``cg_damping`` correspond to d times as much here;
+       ``kl_reduction="mean"`` gives its meaning.
+    2. The actor's parameters are found from the autograd graph, not from their names, and ``policy.optimizer`` holds
+       the critic's parameters only.
+    3. The conjugate gradient starts from zero and stops on a relative residual.
+    4. Images and dictionaries have separate features extractors by default.
+    5. A rollout with NaN or infinity is skipped, counted and logged.
+    6. The policy is in evaluation mode (dropout off, batch statistics fixed) during its update, as in the rollout.
+
+    :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", or an actor-critic policy class
+    :param env: environment, vectorised environment, or the id of a registered one
+    :param learning_rate: of the critic, ≥ 0: a number, a schedule (function of the progress remaining, from 1 to 0), or
+        RL Zoo's ``"lin_0.001"``. Higher follows the returns of the last rollout more closely. The actor has none.
+    :param n_steps: steps per environment and update. Higher means fewer, better estimated updates.
+    :param batch_size: samples per gradient step of the critic. Higher is faster and smoother.
+    :param gamma: discount, in [0, 1]
+    :param cg_max_steps: limit of conjugate gradient steps. Higher gives a direction nearer to the natural gradient.
+    :param cg_damping: λ ≥ 0, added to the Fisher matrix. Higher turns the direction towards the plain gradient and
+        shortens the step.
+    :param line_search_shrinking_factor: in (0, 1). Higher searches more finely.
+    :param line_search_max_iter: trials of the line search; 0 takes the full step (natural policy gradient), whose KL
+        may exceed ``target_kl``
+    :param n_critic_updates: passes of the critic over each rollout
+    :param gae_lambda: in [0, 1]. Higher means less bias and more variance of the advantages.
+    :param use_sde: generalized state-dependent exploration (Box only)
+    :param sde_sample_freq: steps between new exploration noise for gSDE; −1 for once per rollout
+    :param rollout_buffer_class: None for SB3's own
+    :param rollout_buffer_kwargs: passed to the buffer
+    :param normalize_advantage: to mean 0 and standard deviation 1, over each rollout
+    :param target_kl: δ > 0 in nats, the size of the trust region: a number, a schedule or ``"lin_0.02"``. Higher learns
+        faster until it becomes unstable.
+    :param sub_sampling_factor: the policy's whole update uses every k-th sample only (sb3-contrib's meaning)
+    :param stats_window_size: episodes over which the logged return is averaged
+    :param tensorboard_log: folder for TensorBoard, None for no log
+    :param policy_kwargs: passed to the policy
+    :param verbose: 0 silent, 1 tables, 2 debug
+    :param seed: of all random generators
+    :param device: "auto", "cpu", "cuda", …
+    :param kl_reduction: "sum" over action dimensions, or "mean" as sb3-contrib
+    :param curvature_sampling_factor: the Fisher matrix uses every k-th state; the gradient and the line search use all.
+        Higher is faster and noisier (Schulman et al. 2015, appendix C: 10).
+    :param trust_region: "kl", or "euclidean" for a step of length √(2 · target_kl) along the plain gradient
+    :param cg_tolerance: relative residual at which the conjugate gradient stops
+    :param ent_coef: weight of the mean entropy in the objective, ≥ 0. Higher explores more.
+    :param _init_setup_model: build networks and buffers now
+    :raises ValueError: for a value out of range, naming argument, value and remedy
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: ActorCriticPolicy
+    actor: Actor
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | str | Schedule = 1e-3,
+        n_steps: int = 2048,
+        batch_size: int = 128,
+        gamma: float = 0.99,
+        cg_max_steps: int = 15,
+        cg_damping: float = 0.1,
+        line_search_shrinking_factor: float = 0.8,
+        line_search_max_iter: int = 10,
+        n_critic_updates: int = 10,
+        gae_lambda: float = 0.95,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool = True,
+        target_kl: float | str | Schedule = 0.01,
+        sub_sampling_factor: int = 1,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        kl_reduction: str = "sum",
+        curvature_sampling_factor: int = 1,
+        trust_region: str = "kl",
+        cg_tolerance: float = 1e-4,
+        ent_coef: float = 0.0,
+        _init_setup_model: bool = True,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,  # type: ignore[arg-type]  # a string is read in _setup_lr_schedule
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=0.0,  # the critic has an objective of its own
+            max_grad_norm=0.0,  # and the actor's step is bounded by the trust region
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.batch_size = batch_size
+        self.cg_max_steps = cg_max_steps
+        self.cg_damping = cg_damping
+        self.cg_tolerance = cg_tolerance
+        self.line_search_shrinking_factor = line_search_shrinking_factor
+        self.line_search_max_iter = line_search_max_iter
+        self.n_critic_updates = n_critic_updates
+        self.normalize_advantage = normalize_advantage
+        self.target_kl = target_kl
+        self.kl_reduction = kl_reduction
+        self.trust_region = trust_region
+        self.sub_sampling_factor = sub_sampling_factor
+        self.curvature_sampling_factor = curvature_sampling_factor
+        self._n_line_search_failures = 0
+        self._n_skipped_updates = 0
+
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        check(self, RULES)
+        self._check_sizes()
+        super()._setup_model()
+        self.actor = Actor(self.policy)
+        self.policy.optimizer = self.policy.optimizer_class(  # type: ignore[call-arg]
+            self.actor.critic_parameters(), lr=self.lr_schedule(1), **self.policy.optimizer_kwargs
+        )
+        shared = sum(parameter.numel() for parameter in self.actor.shared_parameters())
+        if shared and self.verbose >= 1:
+            print(f"Actor and critic share {shared} parameters, which only the trust-region step trains.")
+
+    def _check_sizes(self) -> None:
+        if not isinstance(self.action_space, ACTION_SPACES):
+            names = ", ".join(space.__name__ for space in ACTION_SPACES)
+            raise ValueError(f"TRPO(env=...) must have an action space of type {names}, got {self.action_space}.")
+        samples = self.n_steps * self.n_envs
+        if self.normalize_advantage and samples == 1:
+            raise ValueError(
+                "TRPO(n_steps=...) must give more than one sample per update for advantages to be normalised, got "
+                f"n_steps={self.n_steps} and {self.n_envs} environment. Raise n_steps or set normalize_advantage=False."
+            )
+        if samples % self.batch_size:
+            warnings.warn(
+                f"batch_size={self.batch_size} does not divide n_steps * n_envs = {samples}: the last minibatch of the "
+                f"critic's every pass has {samples % self.batch_size} samples. Choose a factor of {samples}.",
+                stacklevel=4,
+            )
+
+    def _setup_lr_schedule(self) -> None:
+        self.lr_schedule = schedule(self.learning_rate)
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        # The last rollout may overshoot the total; a schedule must not be asked about a negative progress.
+        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "actor", "_normalization"]
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """As SB3's, and robust against observations that are not finite. Arguments and result as there."""
+        started = time.perf_counter()
+        self._normalization = NormalizationKeeper(self._vec_normalize_env)
+        with acting_on_finite_observations(self.policy):
+            complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        record(self.logger, {"time/rollout_seconds": time.perf_counter() - started})
+        return complete
+
+    def train(self) -> None:
+        """One iteration of TRPO (Schulman et al. 2015, algorithm 1) on the rollout just collected."""
+        self._update_learning_rate(self.policy.optimizer)
+        batch = full_batch(self.rollout_buffer)
+        if bad := batch.not_finite():
+            self._skip_update(bad)
+            return
+
+        samples = batch.every(self.sub_sampling_factor)
+        if self.normalize_advantage:
+            samples = samples.normalized()
+        region = self._trust_region()
+        self.policy.set_training_mode(False)
+        step = trust_region_step(self.actor, samples, region)
+        self._n_line_search_failures += step.status is StepStatus.LINE_SEARCH_FAILED
+
+        self.policy.set_training_mode(True)
+        critic_parameters = self.actor.critic_parameters()
+        fit = fit_critic(self.policy, critic_parameters, self.rollout_buffer, self.batch_size, self.n_critic_updates)
+
+        self._n_updates += 1
+        record(self.logger, step, fit, {"train/target_kl": region.max_kl}, self._counts())
+
+    def _trust_region(self) -> TrustRegion:
+        """The settings as they are now; they may have changed since the last update."""
+        return TrustRegion(
+            max_kl=schedule(self.target_kl)(self._current_progress_remaining),
+            geometry=self.trust_region,
+            kl_reduction=self.kl_reduction,
+            ent_coef=self.ent_coef,
+            damping=self.cg_damping,
+            cg_max_steps=self.cg_max_steps,
+            cg_tolerance=self.cg_tolerance,
+            curvature_every=self.curvature_sampling_factor,
+            shrink=self.line_search_shrinking_factor,
+            max_trials=self.line_search_max_iter,
+        )
+
+    def _skip_update(self, bad: list[str]) -> None:
+        self._n_skipped_updates += 1
+        self._last_obs = self._normalization.forget_rollout(self._last_obs)
+        warnings.warn(
+            f"Update skipped: the rollout holds NaN or infinity in its {', '.join(bad)} ({self._n_skipped_updates} "
+            "skipped so far). The policy is unchanged. Wrap the environment in VecCheckNan to find the source.",
+            stacklevel=3,
+        )
+        record(self.logger, {"train/update_status": "skipped"}, self._counts())
+
+    def _counts(self) -> dict[str, float]:
+        return {
+            "train/line_search_failures": self._n_line_search_failures,
+            "train/skipped_updates": self._n_skipped_updates,
+            "train/n_updates": self._n_updates,
+        }
+
+    def learn(
+        self: SelfTRPO,
+        total_timesteps: float,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "TRPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfTRPO:
+        """
+        Train.
+
+        :param total_timesteps: environment steps in all; 1e6 is understood
+        :param callback: as in SB3
+        :param log_interval: updates between two tables
+        :param tb_log_name: name of the run in TensorBoard
+        :param reset_num_timesteps: False to go on counting from an earlier call
+        :param progress_bar: show one (needs tqdm and rich)
+        :return: itself
+        """
+        return super().learn(
+            int(total_timesteps), callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+        )
+
+    @classmethod
+    def load(cls: type[SelfTRPO], path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> SelfTRPO:
+        """
+        Load a model that was saved by this class or by sb3-contrib's TRPO.
+
+        One of sb3-contrib's goes on training with ``kl_reduction="mean"``, the meaning that its ``target_kl`` had.
+
+        :param path: of the zip file, or an open binary file
+        :param args: as in SB3's ``BaseAlgorithm.load``
+        :param kwargs: as there; names of constructor arguments replace what was saved
+        :raises ValueError: when the file is damaged or holds something else
+        """
+        saved = _saved_settings(path)
+        if "cg_max_steps" not in saved:
+            raise ValueError(f"{path} was saved by another algorithm than TRPO. Load it with the class that saved it.")
+        if "kl_reduction" not in saved:
+            kwargs.setdefault("kl_reduction", "mean")
+        return super().load(path, *args, **kwargs)
+
+    def set_parameters(
+        self,
+        load_path_or_dict: str | dict[str, Any],
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """
+        As SB3's; an optimizer state that covers the whole policy, as sb3-contrib saves it, is cut to the critic's part.
+
+        :param load_path_or_dict: path of a zip file, or a dictionary as ``get_parameters`` returns it
+        :param exact_match: require all parameters
+        :param device: to load to
+        """
+        parameters: dict[str, Any] = (
+            load_path_or_dict
+            if isinstance(load_path_or_dict, dict)
+            else load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1]
+        )
+        optimizer = parameters.get("policy.optimizer")
+        everything = list(self.policy.parameters())
+        if optimizer is not None and len(optimizer["param_groups"][0]["params"]) == len(everything):
+            critic = {id(parameter) for parameter in self.actor.critic_parameters()}
+            kept = [index for index, parameter in enumerate(everything) if id(parameter) in critic]
+            parameters = {**parameters, "policy.optimizer": _select(optimizer, kept)}
+        super().set_parameters(parameters, exact_match, device)
+
+
+def _select(optimizer_state: dict[str, Any], kept: list[int]) -> dict[str, Any]:
+    """An optimizer's state dict for some of its parameters, given by their positions."""
+    state = optimizer_state["state"]
+    return {
+        "state": {new: state[old] for new, old in enumerate(kept) if old in state},
+        "param_groups": [{**optimizer_state["param_groups"][0], "params": list(range(len(kept)))}],
+    }
+
+
+def _saved_settings(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
+    """The saved attributes as they stand in a model's zip file, without unpickling any."""
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            settings: dict[str, Any] = json.loads(archive.read("data"))
+        return settings
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a saved model, or is damaged ({error}). Expected a zip file written by TRPO.save()."
+        ) from error
+    finally:
+        if isinstance(path, (str, pathlib.Path)):
+            file.close()
+        else:
+            path.seek(0)

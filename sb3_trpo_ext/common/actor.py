@@ -17,9 +17,12 @@ from stable_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
     TanhBijector,
 )
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import MlpExtractor, NatureCNN
 from torch import Tensor, nn
 
+from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization, Layer, forward, layers_of
 from sb3_trpo_ext.kernels.families import Bernoulli, Categorical, Family, Gaussian, MultiCategorical
 from sb3_trpo_ext.kernels.linearize import AutogradLinearization, Linearization
 
@@ -58,9 +61,10 @@ class Actor:
     critic uses too belongs to θ.
 
     :param policy: an SB3 actor-critic policy
+    :param fast: differentiate plain networks by hand; False for autograd always, with the same results
     """
 
-    def __init__(self, policy: ActorCriticPolicy):
+    def __init__(self, policy: ActorCriticPolicy, fast: bool = True):
         self.policy = policy
         statistics = _family(policy.get_distribution(_blank_observations(policy))).statistics
         candidates = [parameter for parameter in policy.parameters() if parameter.requires_grad]
@@ -68,6 +72,16 @@ class Actor:
         gradients = torch.autograd.grad(total, candidates, allow_unused=True)
         used = zip(candidates, gradients, strict=True)
         self.parameters: list[nn.Parameter] = [parameter for parameter, gradient in used if gradient is not None]
+        self._layers = plain_layers(policy) if fast else None
+        # The chain lists its parameters layer by layer, with log_std first, which is the policy's own order.
+        chain = [p for layer in self._layers or () for p in layer.parameters]
+        if [id(p) for p in self.parameters[len(self.parameters) - len(chain) :]] != [id(p) for p in chain]:
+            self._layers = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the network is a chain of layers that is differentiated by hand."""
+        return self._layers is not None
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """All parameters of the policy that are not in θ, in the policy's order."""
@@ -89,7 +103,9 @@ class Actor:
 
         :param observations: a batch of n, as the policy takes them
         """
-        return _family(self.policy.get_distribution(observations))
+        if self._layers is None:
+            return _family(self.policy.get_distribution(observations))
+        return self._plain_family(forward(self._layers, self._inputs(observations)))
 
     @_unvalidated()
     def linearize(self, observations: Observations) -> LinearizedPolicy:
@@ -98,9 +114,35 @@ class Actor:
 
         :param observations: a batch of n, as the policy takes them
         """
+        if self._layers is not None:
+            chain = ChainLinearization(self._layers, self._inputs(observations))
+            family = self._plain_family(chain.value[0])
+            gaussian = isinstance(family, Gaussian)
+            return LinearizedPolicy(family, GaussianLinearization(chain, self.policy.log_std) if gaussian else chain)
         family = _family(self.policy.get_distribution(observations))
         linearization = AutogradLinearization(family.statistics, self.parameters)
         return LinearizedPolicy(family.with_statistics(linearization.value), linearization)
+
+    @torch.no_grad()
+    def _inputs(self, observations: Observations) -> Tensor:
+        """What enters the first layer, shape (n, …)."""
+        policy = self.policy
+        if type(policy.pi_features_extractor) is NatureCNN:
+            inputs = preprocess_obs(observations, policy.observation_space, policy.normalize_images)
+        else:
+            inputs = BasePolicy.extract_features(policy, observations, policy.pi_features_extractor)
+        return inputs.to(self.parameters[-1].dtype)
+
+    def _plain_family(self, output: Tensor) -> Family:
+        """The distributions, given the output of the last layer, shape (n, k)."""
+        distribution = self.policy.action_dist
+        if isinstance(distribution, DiagGaussianDistribution):
+            return Gaussian(output, self.policy.log_std.detach().exp().expand_as(output))
+        if isinstance(distribution, CategoricalDistribution):
+            return Categorical(output)
+        if isinstance(distribution, MultiCategoricalDistribution):
+            return MultiCategorical(output, tuple(int(size) for size in distribution.action_dims))
+        return Bernoulli(output)
 
     def family_actions(self, actions: Tensor) -> Tensor:
         """
@@ -117,6 +159,35 @@ class Actor:
         if self.policy.squash_output:
             return TanhBijector.inverse(actions)
         return actions
+
+
+_PLAIN_METHODS = ("get_distribution", "_get_action_dist_from_latent", "extract_features")
+_PLAIN_DISTRIBUTIONS = (
+    DiagGaussianDistribution,
+    CategoricalDistribution,
+    MultiCategoricalDistribution,
+    BernoulliDistribution,
+)
+
+
+def plain_layers(policy: ActorCriticPolicy) -> list[Layer] | None:
+    """
+    The layers from features to distribution parameters, when the policy is nothing but a chain of them.
+
+    :param policy: whose features extractor has no parameters, or is SB3's NatureCNN
+    :return: None when the policy does anything else than SB3's own
+    """
+    kind = type(policy)
+    overridden = any(getattr(kind, name) is not getattr(ActorCriticPolicy, name) for name in _PLAIN_METHODS)
+    if overridden or type(policy.mlp_extractor) is not MlpExtractor or type(policy.action_dist) not in _PLAIN_DISTRIBUTIONS:
+        return None
+    extractor = policy.pi_features_extractor
+    modules = [*policy.mlp_extractor.policy_net, policy.action_net]
+    if type(extractor) is NatureCNN:
+        modules = [*extractor.cnn, *extractor.linear, *modules]
+    elif next(extractor.parameters(), None) is not None:
+        return None
+    return layers_of(modules)
 
 
 def _family(distribution: Distribution) -> Family:

@@ -1,0 +1,25 @@
+PYTHON ?= python3
+
+# One thread per test process: PyTorch's small matrix products crawl when more threads than free cores share them.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: check lint format types test slow
+
+check: lint types test
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+format:
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+types:
+	$(PYTHON) -m mypy
+
+test:
+	$(PYTHON) -m pytest -n auto --dist loadfile
+
+slow:
+	$(PYTHON) -m pytest -n auto --dist loadfile -m slow

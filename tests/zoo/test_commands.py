@@ -1,0 +1,124 @@
+"""RL Zoo's commands with our algorithm: with nothing but the installation, then the plain way without the hook."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+CARTPOLE = ("--algo", "trpo_ext", "--env", "CartPole-v1")
+SHORT = (*CARTPOLE, "-n", "1024", "--eval-freq", "-1", "--num-threads", "1")
+NO_HOOK = {"SB3_TRPO_EXT_NO_ZOO_HOOK": "1"}
+RUN = Path("logs/trpo_ext/CartPole-v1_1")
+
+
+@pytest.fixture(scope="module")
+def trained(installation, tmp_path_factory):
+    """A folder in which CartPole has been trained with the bare command."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = installation.run("-m", "rl_zoo3.train", *SHORT, "-P", cwd=folder)
+    return folder, result
+
+
+def test_train_finds_the_installed_settings_and_saves_an_agent(installation, trained):
+    folder, result = trained
+    settings = installation.site_packages / "sb3_trpo_ext" / "hyperparams" / "trpo_ext.yml"
+    assert f"Loading hyperparameters from: {settings}" in result.stdout
+    assert "('cg_damping', 0.001)" in result.stdout
+    assert (folder / RUN / "CartPole-v1.zip").is_file()
+    assert "1,024/1,024" in result.stdout + result.stderr, "no progress bar"
+
+
+def test_agent_is_ours(installation, trained):
+    folder, _ = trained
+    load = f"import sb3_trpo_ext; print(sb3_trpo_ext.TRPO.load('{RUN}/CartPole-v1.zip').num_timesteps)"
+    assert installation.run("-c", load, cwd=folder).stdout.strip() == "1024"
+
+
+def test_continue_training(installation, trained):
+    folder, _ = trained
+    agent = str(RUN / "CartPole-v1.zip")
+    result = installation.run("-m", "rl_zoo3.train", *SHORT, "-f", "continued", "-i", agent, cwd=folder)
+    assert "Loading pretrained agent" in result.stdout
+    assert (folder / "continued/trpo_ext/CartPole-v1_1/CartPole-v1.zip").is_file()
+
+
+def test_enjoy(installation, trained):
+    folder, _ = trained
+    command = ("-m", "rl_zoo3.enjoy", *CARTPOLE, "-f", "logs", "-n", "600", "--no-render")
+    assert "Mean reward" in installation.run(*command, cwd=folder).stdout
+
+
+def test_record_video(installation, trained):
+    folder, _ = trained
+    command = ("-m", "rl_zoo3.record_video", *CARTPOLE, "-f", "logs", "-n", "20", "-o", "videos")
+    installation.run(*command, cwd=folder)
+    assert list((folder / "videos").glob("*.mp4"))
+
+
+def test_plot_train(installation, trained):
+    folder, _ = trained
+    # three episodes in the window, or so short a run has no curve
+    command = ("-m", "rl_zoo3.plots.plot_train", "-a", "trpo_ext", "-e", "CartPole-v1", "-f", "logs", "-w", "3")
+    assert "No artists with labels" not in installation.run(*command, cwd=folder).stderr
+
+
+def test_optimize(installation, tmp_path):
+    command = ("-m", "rl_zoo3.train", *SHORT, "-optimize", "--n-trials", "1", "--no-optim-plots")
+    installation.run(*command, "--eval-episodes", "1", "--seed", "1", cwd=tmp_path)
+    (report,) = (tmp_path / "logs/trpo_ext").glob("report_CartPole-v1_1-trials*.csv")
+    header, trial = report.read_text().splitlines()
+    assert "params_target_kl" in header and "params_cg_damping" in header
+    assert "COMPLETE" in trial
+
+
+def test_train_in_subprocesses(installation, tmp_path):
+    installation.run("-m", "rl_zoo3.train", *SHORT, "--vec-env", "subproc", cwd=tmp_path)
+    assert (tmp_path / RUN / "CartPole-v1.zip").is_file()
+
+
+def test_console_script(installation, tmp_path):
+    script = shutil.which("rl_zoo3", path=Path(sys.executable).parent)
+    installation.run(script, "train", *SHORT, cwd=tmp_path)
+    assert (tmp_path / RUN / "CartPole-v1.zip").is_file()
+
+
+@pytest.fixture(scope="module")
+def trained_plainly(installation, tmp_path_factory):
+    """A folder in which CartPole has been trained without the hook."""
+    folder = tmp_path_factory.mktemp("trained_plainly")
+    installation.run("-m", "sb3_trpo_ext.zoo", "train", *SHORT, "--vec-env", "subproc", cwd=folder, **NO_HOOK)
+    return folder
+
+
+def test_plain_train(trained_plainly):
+    assert (trained_plainly / RUN / "CartPole-v1.zip").is_file()
+
+
+def test_plain_enjoy(installation, trained_plainly):
+    command = ("enjoy", *CARTPOLE, "-f", "logs", "-n", "600", "--no-render")
+    result = installation.run("-m", "sb3_trpo_ext.zoo", *command, cwd=trained_plainly, **NO_HOOK)
+    assert "Mean reward" in result.stdout
+
+
+def test_plain_record_video(installation, trained_plainly):
+    command = ("record_video", *CARTPOLE, "-f", "logs", "-n", "20", "-o", "videos")
+    installation.run("-m", "sb3_trpo_ext.zoo", *command, cwd=trained_plainly, **NO_HOOK)
+    assert list((trained_plainly / "videos").glob("*.mp4"))
+
+
+def test_plain_plot_train(installation, trained_plainly):
+    command = ("plot_train", "-a", "trpo_ext", "-e", "CartPole-v1", "-f", "logs")
+    installation.run("-m", "sb3_trpo_ext.zoo", *command, cwd=trained_plainly, **NO_HOOK)
+
+
+def test_without_the_zoo_the_plain_command_names_the_extra(install, tmp_path):
+    installed = install(tmp_path, without="rl_zoo3")
+    result = installed.run("-m", "sb3_trpo_ext.zoo", "train", *SHORT, cwd=tmp_path, fails=True)
+    assert result.stderr.strip() == "RL Zoo's train needs rl_zoo3, which is missing: pip install 'sb3-trpo-ext[zoo]'"
+    assert "No module named 'rl_zoo3'" in installed.run("-c", "import rl_zoo3", cwd=tmp_path, fails=True).stderr
+
+
+def test_plain_command_lists_the_commands(installation, tmp_path):
+    result = installation.run("-m", "sb3_trpo_ext.zoo", "tarin", cwd=tmp_path, fails=True, **NO_HOOK)
+    assert "{train,enjoy,record_video,plot_train}" in result.stderr

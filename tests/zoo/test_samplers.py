@@ -1,0 +1,23 @@
+"""The search space of ``-optimize``."""
+
+# In a process of its own, because importing RL Zoo patches gymnasium for good.
+DRAW = """
+import inspect
+import optuna
+from sb3_trpo_ext import TRPO
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+for n_actions, dimensions in ((0, 1), (1, 1), (17, 17)):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        trial = study.ask()
+        drawn = HYPERPARAMS_SAMPLER["trpo_ext"](trial, n_actions, 1, {})
+        inspect.signature(TRPO).bind("MlpPolicy", None, **drawn)
+        assert 0.001 * dimensions <= drawn["target_kl"] <= 0.1 * dimensions
+        assert 0.001 * dimensions <= drawn["cg_damping"] <= 0.3 * dimensions
+        assert HYPERPARAMS_CONVERTER["trpo_ext"](trial.params) == drawn, "a stored trial gives other settings"
+"""
+
+
+def test_draws_are_arguments_of_the_constructor_and_grow_with_the_action_dimension(installation, tmp_path):
+    installation.run("-c", DRAW, cwd=tmp_path)

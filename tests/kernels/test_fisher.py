@@ -1,0 +1,96 @@
+"""The Fisher product against dense matrices, in float64, for every family and for SB3's policies."""
+
+import pytest
+import torch
+
+from sb3_trpo_ext.common.actor import Actor
+from sb3_trpo_ext.kernels.fisher import Fisher, Identity
+from tests.cases import (
+    OBSERVATION,
+    POLICIES,
+    StatisticsOf,
+    dense,
+    dense_fisher,
+    hessian,
+    kind_of,
+    make_policy,
+    reference_kl,
+    torch_reference,
+)
+
+EXACT = {"rtol": 1e-8, "atol": 1e-11}
+N = 6
+
+each_policy = pytest.mark.parametrize("name", POLICIES.keys())
+
+
+class Example:
+    """A policy in float64 at a few states, and its actor's parameters."""
+
+    def __init__(self, name: str, n: int = N):
+        self.policy = make_policy(name, precise=True)
+        self.observations = torch.randn(n, OBSERVATION)
+        self.actor = Actor(self.policy)
+        self.size = sum(parameter.numel() for parameter in self.actor.parameters)
+        self.kind = kind_of(name)
+
+    def fisher(self, damping=0.0, scale=1.0):
+        family, linearization = self.actor.linearize(self.observations)
+        return dense(Fisher(linearization, family, damping, scale), self.size)
+
+    def from_jacobians(self):
+        return dense_fisher(self.kind, StatisticsOf(self.policy)(self.observations), self.actor.parameters)
+
+    def from_divergence(self):
+        with torch.no_grad():
+            old = torch_reference(self.policy, self.observations)
+        new = torch_reference(self.policy, self.observations)
+        return hessian(reference_kl(old, new).mean(), self.actor.parameters)
+
+
+@each_policy
+@pytest.mark.parametrize("n", [1, N])
+def test_agrees_with_the_sum_over_states(name, n):
+    example = Example(name, n)
+    torch.testing.assert_close(example.fisher(), example.from_jacobians(), **EXACT)
+
+
+@each_policy
+def test_is_the_hessian_of_the_mean_divergence(name):
+    example = Example(name)
+    torch.testing.assert_close(example.fisher(), example.from_divergence(), **EXACT)
+
+
+@each_policy
+def test_symmetric_and_nowhere_negative(name):
+    F = Example(name).fisher()
+    torch.testing.assert_close(F, F.T, **EXACT)
+    eigenvalues = torch.linalg.eigvalsh(F)
+    assert float(eigenvalues.min()) > -1e-12 * float(eigenvalues.max())
+    assert float(eigenvalues.max()) > 1e-3, "the example must not be trivial"
+
+
+@each_policy
+@pytest.mark.parametrize("damping, scale", [(0.1, 1.0), (0.0, 0.25), (0.3, 1 / 3)])
+def test_damping_is_added_after_scaling(name, damping, scale):
+    example = Example(name)
+    expected = scale * example.from_jacobians() + damping * torch.eye(example.size, dtype=torch.float64)
+    torch.testing.assert_close(example.fisher(damping, scale), expected, **EXACT)
+
+
+def test_does_not_write_into_the_vector():
+    example = Example("box")
+    family, linearization = example.actor.linearize(example.observations)
+    vector = torch.randn(example.size, dtype=torch.float64)
+    before = vector.clone()
+    F = Fisher(linearization, family, 0.1)
+    first = F @ vector
+    assert torch.equal(vector, before)
+    assert torch.equal(F @ vector, first), "a product must not change the next one"
+
+
+def test_identity():
+    vector = torch.randn(5)
+    result = Identity() @ vector
+    assert torch.equal(result, vector)
+    assert result.data_ptr() != vector.data_ptr()

@@ -72,16 +72,12 @@ class Actor:
         gradients = torch.autograd.grad(total, candidates, allow_unused=True)
         used = zip(candidates, gradients, strict=True)
         self.parameters: list[nn.Parameter] = [parameter for parameter, gradient in used if gradient is not None]
-        self._layers = plain_layers(policy) if fast else None
+        #: the network as a chain that is differentiated by hand; None when autograd does it
+        self.layers = plain_layers(policy) if fast else None
         # The chain lists its parameters layer by layer, with log_std first, which is the policy's own order.
-        chain = [p for layer in self._layers or () for p in layer.parameters]
+        chain = [p for layer in self.layers or () for p in layer.parameters]
         if [id(p) for p in self.parameters[len(self.parameters) - len(chain) :]] != [id(p) for p in chain]:
-            self._layers = None
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the network is a chain of layers that is differentiated by hand."""
-        return self._layers is not None
+            self.layers = None
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """All parameters of the policy that are not in θ, in the policy's order."""
@@ -103,9 +99,9 @@ class Actor:
 
         :param observations: a batch of n, as the policy takes them
         """
-        if self._layers is None:
+        if self.layers is None:
             return _family(self.policy.get_distribution(observations))
-        return self._plain_family(forward(self._layers, self._inputs(observations)))
+        return self._plain_family(forward(self.layers, self._inputs(observations)))
 
     @_unvalidated()
     def linearize(self, observations: Observations) -> LinearizedPolicy:
@@ -114,8 +110,8 @@ class Actor:
 
         :param observations: a batch of n, as the policy takes them
         """
-        if self._layers is not None:
-            chain = ChainLinearization(self._layers, self._inputs(observations))
+        if self.layers is not None:
+            chain = ChainLinearization(self.layers, self._inputs(observations))
             family = self._plain_family(chain.value[0])
             gaussian = isinstance(family, Gaussian)
             return LinearizedPolicy(family, GaussianLinearization(chain, self.policy.log_std) if gaussian else chain)
@@ -131,6 +127,7 @@ class Actor:
             inputs = preprocess_obs(observations, policy.observation_space, policy.normalize_images)
         else:
             inputs = BasePolicy.extract_features(policy, observations, policy.pi_features_extractor)
+        assert isinstance(inputs, Tensor)
         return inputs.to(self.parameters[-1].dtype)
 
     def _plain_family(self, output: Tensor) -> Family:
@@ -179,7 +176,11 @@ def plain_layers(policy: ActorCriticPolicy) -> list[Layer] | None:
     """
     kind = type(policy)
     overridden = any(getattr(kind, name) is not getattr(ActorCriticPolicy, name) for name in _PLAIN_METHODS)
-    if overridden or type(policy.mlp_extractor) is not MlpExtractor or type(policy.action_dist) not in _PLAIN_DISTRIBUTIONS:
+    if (
+        overridden
+        or type(policy.mlp_extractor) is not MlpExtractor
+        or type(policy.action_dist) not in _PLAIN_DISTRIBUTIONS
+    ):
         return None
     extractor = policy.pi_features_extractor
     modules = [*policy.mlp_extractor.policy_net, policy.action_net]
@@ -206,6 +207,17 @@ def _family(distribution: Distribution) -> Family:
         f"The policy's action distribution is a {type(distribution).__name__}, for which no trust region is known. "
         "Use a policy with a Gaussian (gSDE too), Categorical, MultiCategorical or Bernoulli distribution."
     )
+
+
+def finite(observations: Observations) -> Observations:
+    """
+    Observations with 0 in the place of NaN and infinity.
+
+    :param observations: as the policy takes them
+    """
+    if isinstance(observations, dict):
+        return {key: torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0) for key, value in observations.items()}
+    return torch.nan_to_num(observations, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _blank_observations(policy: ActorCriticPolicy) -> Observations:

@@ -46,7 +46,7 @@ def fit_critic(
     Minibatch gradient descent on the mean squared error between values and returns.
 
     :param policy: its ``optimizer`` holds exactly ``parameters``
-    :param parameters: of the critic alone; what it shares with the actor stays as it is
+    :param parameters: of the critic alone; what it shares with the actor, and what is frozen, stays as it is
     :param buffer: filled, with returns computed
     :param batch_size: samples per gradient step
     :param n_epochs: passes over the buffer
@@ -54,6 +54,7 @@ def fit_critic(
     started = time.perf_counter()
     losses: list[float] = []
     finite = True
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
     explained = float(explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
     for _ in range(n_epochs):
         for samples in buffer.get(batch_size):
@@ -62,6 +63,6 @@ def fit_critic(
             finite = finite and math.isfinite(losses[-1])
             if finite:
                 policy.optimizer.zero_grad()
-                torch.autograd.backward(loss, inputs=parameters)
+                torch.autograd.backward(loss, inputs=trained)
                 policy.optimizer.step()
     return CriticFit(fmean(losses), explained, finite, time.perf_counter() - started)

@@ -1,16 +1,166 @@
-"""Collecting experience in the presence of bad data: what a NaN from an environment may and may not touch."""
+"""Collecting experience: fast, and in the presence of bad data."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.vec_env import VecNormalize
-from torch import Tensor, nn
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import nn
 
-from sb3_trpo_ext.common.actor import Observations
+from sb3_trpo_ext.common.acting import acting
+from sb3_trpo_ext.common.actor import Actor, finite
+
+# Numbers that go through the network at once when the rollout is evaluated: bounds memory for images.
+CHUNK = 2**22
+
+
+def can_collect_fast(policy: ActorCriticPolicy, buffer: RolloutBuffer) -> bool:
+    """
+    Whether :func:`collect_fast` does what SB3's own loop would do.
+
+    :param policy: False if it has a way of acting of its own
+    :param buffer: False if it is not SB3's own
+    """
+    return type(policy).forward is ActorCriticPolicy.forward and type(buffer) in (RolloutBuffer, DictRolloutBuffer)
+
+
+def collect_fast(
+    model: OnPolicyAlgorithm, actor: Actor, env: VecEnv, callback: BaseCallback, buffer: RolloutBuffer
+) -> bool:
+    """
+    Fill a rollout buffer as ``OnPolicyAlgorithm.collect_rollouts`` does, with the same trajectory for the same seed.
+
+    Only the action is computed at each step. Values and log-probabilities follow for the whole rollout in one batch at
+    its end, so callbacks see ``values`` and ``log_probs`` in ``self.locals`` only in ``on_rollout_end``.
+
+    :param model: whose observations, counters and policy are used and advanced
+    :param actor: of the model's policy
+    :param env: to step in
+    :param callback: called as SB3 does
+    :param buffer: to fill, of SB3's own class
+    :return: False if the callback ended training
+    """
+    assert model._last_obs is not None
+    policy, space = model.policy, model.action_space
+    policy.set_training_mode(False)
+    buffer.reset()
+    if model.use_sde:
+        policy.reset_noise(env.num_envs)
+    act = acting(actor)
+    timeouts: list[tuple[int, int, Any]] = []  # step, environment, observation where a time limit struck
+    callback.update_locals({"self": model, "env": env, "rollout_buffer": buffer, "n_rollout_steps": buffer.buffer_size})
+    callback.on_rollout_start()
+
+    for n_steps in range(buffer.buffer_size):
+        if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
+            policy.reset_noise(env.num_envs)
+        actions = act(model._last_obs)
+        clipped_actions = actions
+        if isinstance(space, spaces.Box):
+            if policy.squash_output:
+                clipped_actions = policy.unscale_action(actions)
+            else:
+                clipped_actions = np.minimum(np.maximum(actions, space.low), space.high)
+
+        new_obs, rewards, dones, infos = env.step(clipped_actions)
+        model.num_timesteps += env.num_envs
+        callback.update_locals(
+            {
+                "n_steps": n_steps,
+                "actions": actions,
+                "clipped_actions": clipped_actions,
+                "new_obs": new_obs,
+                "rewards": rewards,
+                "dones": dones,
+                "infos": infos,
+            }
+        )
+        if not callback.on_step():
+            return False
+
+        model._update_info_buffer(infos, dones)
+        for i in np.flatnonzero(dones).tolist():
+            if infos[i].get("TimeLimit.truncated", False) and infos[i].get("terminal_observation") is not None:
+                timeouts.append((n_steps, i, infos[i]["terminal_observation"]))
+        _store(buffer, n_steps, model._last_obs, actions, rewards, model._last_episode_starts)
+        model._last_obs = new_obs  # type: ignore[assignment]
+        model._last_episode_starts = dones
+
+    values, log_probs = _evaluate(policy, buffer)
+    for step, i, observation in timeouts:
+        buffer.rewards[step, i] += model.gamma * _value(policy, observation)
+    with torch.no_grad():
+        assert model._last_obs is not None
+        last_values = policy.predict_values(obs_as_tensor(model._last_obs, model.device))
+    buffer.pos, buffer.full = buffer.buffer_size, True
+    buffer.compute_returns_and_advantage(last_values, dones)
+    callback.update_locals({"values": values, "log_probs": log_probs})
+    callback.on_rollout_end()
+    return True
+
+
+def _store(
+    buffer: RolloutBuffer, step: int, observations: Any, actions: Any, rewards: Any, episode_starts: Any
+) -> None:
+    """One step of all environments into the buffer's arrays."""
+    if isinstance(buffer.observations, dict):
+        for key, array in buffer.observations.items():
+            array[step] = observations[key].reshape(array.shape[1:])
+    else:
+        buffer.observations[step] = observations.reshape(buffer.observations.shape[1:])
+    buffer.actions[step] = actions.reshape(buffer.actions.shape[1:])
+    buffer.rewards[step] = rewards
+    buffer.episode_starts[step] = episode_starts
+
+
+@torch.no_grad()
+def _evaluate(policy: ActorCriticPolicy, buffer: RolloutBuffer) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Values and log-probabilities of the whole rollout, written into the buffer; each of shape (steps, n_envs)."""
+    n = buffer.buffer_size * buffer.n_envs
+    rows = max(1, CHUNK // sum(map(prod, _shapes(buffer.observation_space))))
+    actions = torch.as_tensor(buffer.actions.reshape(n, -1).astype(np.float32), device=policy.device)
+    if isinstance(policy.action_space, spaces.Discrete):
+        actions = actions.long().flatten()
+    values, log_probs = buffer.values.reshape(n), buffer.log_probs.reshape(n)  # views
+    for start in range(0, n, rows):
+        part = slice(start, start + rows)
+        observations = finite(obs_as_tensor(_rows(buffer.observations, part), policy.device))
+        part_values, part_log_probs, _ = policy.evaluate_actions(observations, actions[part])
+        values[part] = part_values.flatten().cpu().numpy()
+        log_probs[part] = part_log_probs.cpu().numpy()
+    return buffer.values, buffer.log_probs
+
+
+def _shapes(space: spaces.Space[Any]) -> list[tuple[int, ...]]:
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    return [part.shape or (1,) for part in parts]
+
+
+def _rows(observations: Any, part: slice) -> Any:
+    """Some of the observations of a buffer, laid out as (steps · n_envs, …)."""
+    if isinstance(observations, dict):
+        return {key: _rows(array, part) for key, array in observations.items()}
+    return observations.reshape(-1, *observations.shape[2:])[part]
+
+
+@torch.no_grad()
+def _value(policy: ActorCriticPolicy, observation: Any) -> float:
+    """V of a single observation; NaN when that is not finite."""
+    parts = observation.values() if isinstance(observation, dict) else [observation]
+    if not all(np.isfinite(part).all() for part in parts):
+        return float("nan")
+    return float(policy.predict_values(policy.obs_to_tensor(observation)[0]))
 
 
 @contextmanager
@@ -23,21 +173,11 @@ def acting_on_finite_observations(policy: nn.Module) -> Iterator[None]:
 
     :param policy: called with observations as its first argument
     """
-    handle = policy.register_forward_pre_hook(lambda module, inputs: (_finite(inputs[0]), *inputs[1:]))
+    handle = policy.register_forward_pre_hook(lambda module, inputs: (finite(inputs[0]), *inputs[1:]))
     try:
         yield
     finally:
         handle.remove()
-
-
-def _finite(observations: Observations) -> Observations:
-    if isinstance(observations, dict):
-        return {key: _finite_tensor(value) for key, value in observations.items()}
-    return _finite_tensor(observations)
-
-
-def _finite_tensor(observation: Tensor) -> Tensor:
-    return torch.nan_to_num(observation, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 class NormalizationKeeper:

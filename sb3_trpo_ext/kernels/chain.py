@@ -16,7 +16,7 @@ from torch.nn.functional import conv2d
 from sb3_trpo_ext.kernels.vector import unflatten
 
 # Derivative of an activation, given its output y and (for leaky ones) its slope below zero.
-_DERIVATIVES: dict[type[nn.Module], Callable[[Tensor, nn.Module], Tensor]] = {
+_DERIVATIVES: dict[type[nn.Module], Callable[[Tensor, Any], Tensor]] = {
     nn.Tanh: lambda y, _: 1 - y * y,
     nn.ReLU: lambda y, _: (y > 0).to(y.dtype),
     nn.Sigmoid: lambda y, _: y * (1 - y),
@@ -47,7 +47,7 @@ class Layer:
     def geometry(self) -> tuple[Any, Any, Any, int]:
         """Stride, padding, dilation and groups of a convolution."""
         affine = self.affine
-        return affine.stride, affine.padding, affine.dilation, affine.groups  # type: ignore[union-attr, return-value]
+        return affine.stride, affine.padding, affine.dilation, affine.groups  # type: ignore[return-value]
 
     def activate(self, z: Tensor) -> Tensor:
         """The layer's output, given the affine map's."""
@@ -74,7 +74,9 @@ def layers_of(modules: Sequence[nn.Module]) -> list[Layer] | None:
         kind = type(module)
         if (kind is nn.Linear or _is_plain_convolution(module)) and module.bias is not None:
             layers.append(Layer(module, nn.Identity(), False))  # type: ignore[arg-type]
-        elif kind is nn.Flatten and layers and not layers[-1].flatten and module.start_dim == 1 and module.end_dim == -1:
+        elif (
+            kind is nn.Flatten and layers and not layers[-1].flatten and module.start_dim == 1 and module.end_dim == -1
+        ):
             layers[-1] = Layer(layers[-1].affine, layers[-1].activation, True)
         elif kind in _DERIVATIVES and layers and type(layers[-1].activation) is nn.Identity:
             layers[-1] = Layer(layers[-1].affine, module, layers[-1].flatten)
@@ -85,6 +87,10 @@ def layers_of(modules: Sequence[nn.Module]) -> list[Layer] | None:
 
 def _is_plain_convolution(module: nn.Module) -> bool:
     return type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+
+
+def _flattens_rows(module: nn.Module) -> bool:
+    return type(module) is nn.Flatten and module.start_dim == 1 and module.end_dim == -1
 
 
 class ChainLinearization:
@@ -109,10 +115,10 @@ class ChainLinearization:
             self._shapes.append(z.shape)
             inputs = layer.activate(z)
             self._slopes.append(layer.slope(inputs))
-        self.value = (inputs,)
+        self.value: tuple[Tensor, ...] = (inputs,)
         # Room for what flows through the input of each dense layer but the first, in either direction.
         self._buffers = [
-            torch.empty_like(x) if isinstance(layer.affine, nn.Linear) else None
+            torch.empty_like(x) if isinstance(layer.affine, nn.Linear) else x.new_empty(0)
             for layer, x in zip(layers[1:], self._inputs[1:], strict=True)
         ]
 
@@ -161,7 +167,7 @@ class ChainLinearization:
             )  # fmt: skip
             g_weight.copy_(g_w)
             g_bias.copy_(g_b)
-            return g_x
+            return g_x  # type: ignore[no-any-return]
         torch.mm(force.t(), x, out=g_weight)
         torch.sum(force, dim=0, out=g_bias)
         return torch.mm(force, weight, out=self._buffers[i - 1]) if i > 0 else force
@@ -179,7 +185,7 @@ class GaussianLinearization:
     def __init__(self, mean: ChainLinearization, log_std: Tensor):
         self._mean = mean
         self._std = log_std.detach().exp()
-        self.value = (*mean.value, self._std.expand_as(mean.value[0]))
+        self.value: tuple[Tensor, ...] = (*mean.value, self._std.expand_as(mean.value[0]))
 
     def jvp(self, tangent: Tensor) -> tuple[Tensor, ...]:
         d = len(self._std)

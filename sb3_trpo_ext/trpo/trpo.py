@@ -22,7 +22,12 @@ from sb3_trpo_ext.common.actor import Actor
 from sb3_trpo_ext.common.batch import full_batch
 from sb3_trpo_ext.common.critic import fit_critic
 from sb3_trpo_ext.common.diagnostics import record
-from sb3_trpo_ext.common.rollout import NormalizationKeeper, acting_on_finite_observations
+from sb3_trpo_ext.common.rollout import (
+    NormalizationKeeper,
+    acting_on_finite_observations,
+    can_collect_fast,
+    collect_fast,
+)
 from sb3_trpo_ext.common.settings import Rule, check, number, one_of, schedule, schedule_of, whole
 from sb3_trpo_ext.trpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_trpo_ext.trpo.step import StepStatus, TrustRegion, trust_region_step
@@ -119,6 +124,10 @@ class TRPO(OnPolicyAlgorithm):
     :param trust_region: "kl", or "euclidean" for a step of length √(2 · target_kl) along the plain gradient
     :param cg_tolerance: relative residual at which the conjugate gradient stops
     :param ent_coef: weight of the mean entropy in the objective, ≥ 0. Higher explores more.
+    :param fast_kernels: differentiate plain networks (dense layers and convolutions with simple activations) by hand;
+        False for autograd always. The results are the same to rounding.
+    :param fast_collection: compute values and log-probabilities in one batch at the end of the rollout, so that
+        callbacks see them only in ``on_rollout_end``; False for SB3's loop. The same seed gives the same trajectory.
     :param _init_setup_model: build networks and buffers now
     :raises ValueError: for a value out of range, naming argument, value and remedy
     """
@@ -163,6 +172,8 @@ class TRPO(OnPolicyAlgorithm):
         trust_region: str = "kl",
         cg_tolerance: float = 1e-4,
         ent_coef: float = 0.0,
+        fast_kernels: bool = True,
+        fast_collection: bool = True,
         _init_setup_model: bool = True,
     ):
         super().__init__(
@@ -200,6 +211,8 @@ class TRPO(OnPolicyAlgorithm):
         self.trust_region = trust_region
         self.sub_sampling_factor = sub_sampling_factor
         self.curvature_sampling_factor = curvature_sampling_factor
+        self.fast_kernels = fast_kernels
+        self.fast_collection = fast_collection
         self._n_line_search_failures = 0
         self._n_skipped_updates = 0
 
@@ -210,7 +223,7 @@ class TRPO(OnPolicyAlgorithm):
         check(self, RULES)
         self._check_sizes()
         super()._setup_model()
-        self.actor = Actor(self.policy)
+        self.actor = Actor(self.policy, self.fast_kernels)
         self.policy.optimizer = self.policy.optimizer_class(  # type: ignore[call-arg]
             self.actor.critic_parameters(), lr=self.lr_schedule(1), **self.policy.optimizer_kwargs
         )
@@ -251,8 +264,11 @@ class TRPO(OnPolicyAlgorithm):
         """As SB3's, and robust against observations that are not finite. Arguments and result as there."""
         started = time.perf_counter()
         self._normalization = NormalizationKeeper(self._vec_normalize_env)
-        with acting_on_finite_observations(self.policy):
-            complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        if self.fast_collection and can_collect_fast(self.policy, rollout_buffer):
+            complete = collect_fast(self, self.actor, env, callback, rollout_buffer)
+        else:
+            with acting_on_finite_observations(self.policy):
+                complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         record(self.logger, {"time/rollout_seconds": time.perf_counter() - started})
         return complete
 

@@ -223,11 +223,13 @@ class TRPO(OnPolicyAlgorithm):
         check(self, RULES)
         self._check_sizes()
         super()._setup_model()
+        self.policy.set_training_mode(False)  # tracing must not move batch statistics or draw random numbers
         self.actor = Actor(self.policy, self.fast_kernels)
         self.policy.optimizer = self.policy.optimizer_class(  # type: ignore[call-arg]
             self.actor.critic_parameters(), lr=self.lr_schedule(1), **self.policy.optimizer_kwargs
         )
         shared = sum(parameter.numel() for parameter in self.actor.shared_parameters())
+        self.policy.set_training_mode(True)
         if shared and self.verbose >= 1:
             print(f"Actor and critic share {shared} parameters, which only the trust-region step trains.")
 

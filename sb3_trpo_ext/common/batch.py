@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sb3_trpo_ext.common.actor import Observations
 
-# A spread of the advantages below this share of their size is rounding noise of float32, not information.
+# A spread of the advantages below this share of the largest is rounding noise of float32, not information.
 ROUNDING = 1e-6
 
 
@@ -42,9 +42,11 @@ class Batch:
         Advantages that are all equal say nothing about the actions: they become exactly 0, where dividing by their
         spread would blow rounding noise up into a direction.
         """
-        centred = self.advantages - self.advantages.mean()
+        tiny = torch.finfo(self.advantages.dtype).tiny
+        relative = self.advantages / self.advantages.abs().max().clamp(min=tiny)  # so that no square overflows
+        centred = relative - relative.mean()
         spread = centred.std()
-        if spread <= ROUNDING * self.advantages.abs().max():
+        if spread <= ROUNDING:
             return replace(self, advantages=torch.zeros_like(centred))
         return replace(self, advantages=centred / spread)
 

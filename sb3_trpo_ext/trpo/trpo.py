@@ -238,10 +238,11 @@ class TRPO(OnPolicyAlgorithm):
             names = ", ".join(space.__name__ for space in ACTION_SPACES)
             raise ValueError(f"TRPO(env=...) must have an action space of type {names}, got {self.action_space}.")
         samples = self.n_steps * self.n_envs
-        if self.normalize_advantage and samples == 1:
+        if self.normalize_advantage and samples <= self.sub_sampling_factor:
             raise ValueError(
                 "TRPO(n_steps=...) must give more than one sample per update for advantages to be normalised, got "
-                f"n_steps={self.n_steps} and {self.n_envs} environment. Raise n_steps or set normalize_advantage=False."
+                f"n_steps={self.n_steps}, {self.n_envs} environment(s) and sub_sampling_factor="
+                f"{self.sub_sampling_factor}. Raise n_steps or set normalize_advantage=False."
             )
         if samples % self.batch_size:
             warnings.warn(

@@ -1,4 +1,4 @@
-"""RL Zoo's commands with our algorithm: with nothing but the installation, then the plain way without the hook."""
+"""RL Zoo's own commands know our algorithm, with nothing done but installing the package."""
 
 import shutil
 import sys
@@ -8,7 +8,6 @@ import pytest
 
 CARTPOLE = ("--algo", "trpo_ext", "--env", "CartPole-v1")
 SHORT = (*CARTPOLE, "-n", "1024", "--eval-freq", "-1", "--num-threads", "1")
-NO_HOOK = {"SB3_TRPO_EXT_NO_ZOO_HOOK": "1"}
 RUN = Path("logs/trpo_ext/CartPole-v1_1")
 
 
@@ -81,44 +80,3 @@ def test_console_script(installation, tmp_path):
     script = shutil.which("rl_zoo3", path=Path(sys.executable).parent)
     installation.run(script, "train", *SHORT, cwd=tmp_path)
     assert (tmp_path / RUN / "CartPole-v1.zip").is_file()
-
-
-@pytest.fixture(scope="module")
-def trained_plainly(installation, tmp_path_factory):
-    """A folder in which CartPole has been trained without the hook."""
-    folder = tmp_path_factory.mktemp("trained_plainly")
-    installation.run("-m", "sb3_trpo_ext.zoo", "train", *SHORT, "--vec-env", "subproc", cwd=folder, **NO_HOOK)
-    return folder
-
-
-def test_plain_train(trained_plainly):
-    assert (trained_plainly / RUN / "CartPole-v1.zip").is_file()
-
-
-def test_plain_enjoy(installation, trained_plainly):
-    command = ("enjoy", *CARTPOLE, "-f", "logs", "-n", "600", "--no-render")
-    result = installation.run("-m", "sb3_trpo_ext.zoo", *command, cwd=trained_plainly, **NO_HOOK)
-    assert "Mean reward" in result.stdout
-
-
-def test_plain_record_video(installation, trained_plainly):
-    command = ("record_video", *CARTPOLE, "-f", "logs", "-n", "20", "-o", "videos")
-    installation.run("-m", "sb3_trpo_ext.zoo", *command, cwd=trained_plainly, **NO_HOOK)
-    assert list((trained_plainly / "videos").glob("*.mp4"))
-
-
-def test_plain_plot_train(installation, trained_plainly):
-    command = ("plot_train", "-a", "trpo_ext", "-e", "CartPole-v1", "-f", "logs")
-    installation.run("-m", "sb3_trpo_ext.zoo", *command, cwd=trained_plainly, **NO_HOOK)
-
-
-def test_without_the_zoo_the_plain_command_names_the_extra(install, tmp_path):
-    installed = install(tmp_path, without="rl_zoo3")
-    result = installed.run("-m", "sb3_trpo_ext.zoo", "train", *SHORT, cwd=tmp_path, fails=True)
-    assert result.stderr.strip() == "RL Zoo's train needs rl_zoo3, which is missing: pip install 'sb3-trpo-ext[zoo]'"
-    assert "No module named 'rl_zoo3'" in installed.run("-c", "import rl_zoo3", cwd=tmp_path, fails=True).stderr
-
-
-def test_plain_command_lists_the_commands(installation, tmp_path):
-    result = installation.run("-m", "sb3_trpo_ext.zoo", "tarin", cwd=tmp_path, fails=True, **NO_HOOK)
-    assert "{train,enjoy,record_video,plot_train}" in result.stderr

@@ -1,0 +1,51 @@
+"""The plain way to RL Zoo's commands, ``python -m sb3_trpo_ext.zoo``, with the start-up hook turned off."""
+
+from pathlib import Path
+
+import pytest
+
+CARTPOLE = ("--algo", "trpo_ext", "--env", "CartPole-v1")
+SHORT = (*CARTPOLE, "-n", "1024", "--eval-freq", "-1", "--num-threads", "1")
+NO_HOOK = {"SB3_TRPO_EXT_NO_ZOO_HOOK": "1"}
+RUN = Path("logs/trpo_ext/CartPole-v1_1")
+
+
+@pytest.fixture(scope="module")
+def trained(installation, tmp_path_factory):
+    """A folder in which CartPole has been trained without the hook."""
+    folder = tmp_path_factory.mktemp("trained")
+    installation.run("-m", "sb3_trpo_ext.zoo", "train", *SHORT, "--vec-env", "subproc", cwd=folder, **NO_HOOK)
+    return folder
+
+
+def test_train(trained):
+    assert (trained / RUN / "CartPole-v1.zip").is_file()
+
+
+def test_enjoy(installation, trained):
+    command = ("enjoy", *CARTPOLE, "-f", "logs", "-n", "600", "--no-render")
+    result = installation.run("-m", "sb3_trpo_ext.zoo", *command, cwd=trained, **NO_HOOK)
+    assert "Mean reward" in result.stdout
+
+
+def test_record_video(installation, trained):
+    command = ("record_video", *CARTPOLE, "-f", "logs", "-n", "20", "-o", "videos")
+    installation.run("-m", "sb3_trpo_ext.zoo", *command, cwd=trained, **NO_HOOK)
+    assert list((trained / "videos").glob("*.mp4"))
+
+
+def test_plot_train(installation, trained):
+    command = ("plot_train", "-a", "trpo_ext", "-e", "CartPole-v1", "-f", "logs")
+    installation.run("-m", "sb3_trpo_ext.zoo", *command, cwd=trained, **NO_HOOK)
+
+
+def test_without_the_zoo_names_the_extra(install, tmp_path):
+    installed = install(tmp_path, without="rl_zoo3")
+    result = installed.run("-m", "sb3_trpo_ext.zoo", "train", *SHORT, cwd=tmp_path, fails=True)
+    assert result.stderr.strip() == "RL Zoo's train needs rl_zoo3, which is missing: pip install 'sb3-trpo-ext[zoo]'"
+    assert "No module named 'rl_zoo3'" in installed.run("-c", "import rl_zoo3", cwd=tmp_path, fails=True).stderr
+
+
+def test_lists_the_commands(installation, tmp_path):
+    result = installation.run("-m", "sb3_trpo_ext.zoo", "tarin", cwd=tmp_path, fails=True, **NO_HOOK)
+    assert "{train,enjoy,record_video,plot_train}" in result.stderr

@@ -21,7 +21,7 @@ _DERIVATIVES: dict[type[nn.Module], Callable[[Tensor, Any], Tensor]] = {
     nn.ReLU: lambda y, _: (y > 0).to(y.dtype),
     nn.Sigmoid: lambda y, _: y * (1 - y),
     nn.ELU: lambda y, module: torch.where(y > 0, 1.0, y + module.alpha),
-    nn.LeakyReLU: lambda y, module: torch.where(y > 0, 1.0, module.negative_slope).to(y.dtype),
+    nn.LeakyReLU: lambda y, module: torch.where(y > 0, torch.ones_like(y), module.negative_slope),
 }
 
 

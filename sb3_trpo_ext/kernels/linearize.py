@@ -54,7 +54,8 @@ class AutogradLinearization:
     """
 
     def __init__(self, value: Sequence[Tensor], parameters: Sequence[Tensor]):
-        self._graph = tuple(value)
+        # A part of φ that nothing influences, such as a fixed std, stands in the graph as a leaf of its own.
+        self._graph = tuple(part if part.requires_grad else part.detach().requires_grad_() for part in value)
         self._parameters = tuple(parameters)
         self.value = tuple(tensor.detach() for tensor in value)
         self._dummies = tuple(torch.zeros_like(tensor, requires_grad=True) for tensor in self.value)

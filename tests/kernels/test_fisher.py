@@ -22,15 +22,16 @@ EXACT = {"rtol": 1e-8, "atol": 1e-11}
 N = 6
 
 each_policy = pytest.mark.parametrize("name", POLICIES.keys())
+each_way = pytest.mark.parametrize("fast", [True, False], ids=["by hand", "autograd"])
 
 
 class Example:
     """A policy in float64 at a few states, and its actor's parameters."""
 
-    def __init__(self, name: str, n: int = N):
+    def __init__(self, name: str, n: int = N, fast: bool = True):
         self.policy = make_policy(name, precise=True)
         self.observations = torch.randn(n, OBSERVATION)
-        self.actor = Actor(self.policy)
+        self.actor = Actor(self.policy, fast)
         self.size = sum(parameter.numel() for parameter in self.actor.parameters)
         self.kind = kind_of(name)
 
@@ -49,9 +50,10 @@ class Example:
 
 
 @each_policy
+@each_way
 @pytest.mark.parametrize("n", [1, N])
-def test_agrees_with_the_sum_over_states(name, n):
-    example = Example(name, n)
+def test_agrees_with_the_sum_over_states(name, n, fast):
+    example = Example(name, n, fast)
     torch.testing.assert_close(example.fisher(), example.from_jacobians(), **EXACT)
 
 
@@ -78,8 +80,10 @@ def test_damping_is_added_after_scaling(name, damping, scale):
     torch.testing.assert_close(example.fisher(damping, scale), expected, **EXACT)
 
 
-def test_does_not_write_into_the_vector():
-    example = Example("box")
+@each_policy
+@each_way
+def test_does_not_write_into_the_vector(name, fast):
+    example = Example(name, fast=fast)
     family, linearization = example.actor.linearize(example.observations)
     vector = torch.randn(example.size, dtype=torch.float64)
     before = vector.clone()

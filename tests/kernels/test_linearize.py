@@ -27,6 +27,18 @@ class WithIdleParameters(nn.Module):
         return self.one(hidden) + self.bias, (self.two(hidden) + self.bias.prod()).exp()
 
 
+class WithConstantOutput(nn.Module):
+    """As a Gaussian policy whose width is fixed."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(OBSERVATION, 2)
+        self.register_buffer("width", torch.ones(2))
+
+    def forward(self, observations):
+        return self.body(observations), self.width.expand(len(observations), 2)
+
+
 class Single(nn.Module):
     """Wraps a network that returns one tensor."""
 
@@ -53,6 +65,7 @@ MODULES = {
         flat_states,
     ),
     "idle parameters": (WithIdleParameters, flat_states),
+    "constant output": (WithConstantOutput, flat_states),
     "conv": (
         lambda: Single(nn.Conv2d(2, 3, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3), nn.LayerNorm(3)),
         images,

@@ -14,7 +14,8 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
-from sb3_trpo_ext.common.actor import Actor, finite
+from sb3_trpo_ext.common.actor import Actor
+from sb3_trpo_ext.common.observations import finite
 from sb3_trpo_ext.kernels.chain import Layer
 
 FloatArray = NDArray[np.float32]
@@ -91,18 +92,18 @@ def acting(actor: Actor) -> Acting:
     """
     policy = actor.policy
     space = policy.observation_space
-    layers = actor.layers
-    flat = isinstance(space, spaces.Box) and type(policy.features_extractor) is FlattenExtractor
+    network = actor.network
     if (
-        layers is None
-        or not flat
+        network is None
+        or not isinstance(space, spaces.Box)
+        or type(network.extractor) is not FlattenExtractor
         or (is_image_space(space) and policy.normalize_images)
         or policy.device.type != "cpu"
         or actor.parameters[0].dtype != torch.float32
-        or any(type(layer.activation) not in _ARRAY_ACTIVATIONS for layer in layers)
+        or any(type(layer.activation) not in _ARRAY_ACTIVATIONS for layer in network.layers)
     ):
         return PolicyActing(policy)
-    return ArrayActing(layers, policy)
+    return ArrayActing(network.layers, policy)
 
 
 def _sampler(policy: ActorCriticPolicy) -> Callable[[FloatArray], NDArray[Any]]:

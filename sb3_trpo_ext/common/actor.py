@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,16 +17,14 @@ from stable_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
     TanhBijector,
 )
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.preprocessing import preprocess_obs
-from stable_baselines3.common.torch_layers import MlpExtractor, NatureCNN
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
-from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization, Layer, forward, layers_of
+from sb3_trpo_ext.common.network import PlainNetwork, actor_network
+from sb3_trpo_ext.common.observations import Observations
+from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization, forward
 from sb3_trpo_ext.kernels.families import Bernoulli, Categorical, Family, Gaussian, MultiCategorical
 from sb3_trpo_ext.kernels.linearize import AutogradLinearization, Linearization
-
-Observations: TypeAlias = Tensor | dict[str, Tensor]
 
 
 @contextmanager
@@ -64,6 +62,11 @@ class Actor:
     :param fast: differentiate plain networks by hand; False for autograd always, with the same results
     """
 
+    parameters: list[nn.Parameter]
+    """θ, in the policy's order."""
+    network: PlainNetwork | None
+    """The network as a chain that is differentiated by hand; None when autograd does it."""
+
     def __init__(self, policy: ActorCriticPolicy, fast: bool = True):
         self.policy = policy
         statistics = _family(policy.get_distribution(_blank_observations(policy))).statistics
@@ -71,13 +74,12 @@ class Actor:
         total = torch.stack([tensor.sum() for tensor in statistics]).sum()
         gradients = torch.autograd.grad(total, candidates, allow_unused=True)
         used = zip(candidates, gradients, strict=True)
-        self.parameters: list[nn.Parameter] = [parameter for parameter, gradient in used if gradient is not None]
-        #: the network as a chain that is differentiated by hand; None when autograd does it
-        self.layers = plain_layers(policy) if fast else None
+        self.parameters = [parameter for parameter, gradient in used if gradient is not None]
+        self.network = actor_network(policy) if fast else None
         # The chain lists its parameters layer by layer, with log_std first, which is the policy's own order.
-        chain = [p for layer in self.layers or () for p in layer.parameters]
-        if [id(p) for p in self.parameters[len(self.parameters) - len(chain) :]] != [id(p) for p in chain]:
-            self.layers = None
+        chain = [parameter for layer in self.network.layers for parameter in layer.parameters] if self.network else []
+        if list(map(id, chain)) != list(map(id, self.parameters[len(self.parameters) - len(chain) :])):
+            self.network = None
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """All parameters of the policy that are not in θ, in the policy's order."""
@@ -99,9 +101,9 @@ class Actor:
 
         :param observations: a batch of n, as the policy takes them
         """
-        if self.layers is None:
+        if self.network is None:
             return _family(self.policy.get_distribution(observations))
-        return self._plain_family(forward(self.layers, self._inputs(observations)))
+        return self._plain_family(forward(self.network.layers, self.network.inputs(observations)))
 
     @_unvalidated()
     def linearize(self, observations: Observations) -> LinearizedPolicy:
@@ -110,25 +112,14 @@ class Actor:
 
         :param observations: a batch of n, as the policy takes them
         """
-        if self.layers is not None:
-            chain = ChainLinearization(self.layers, self._inputs(observations))
+        if self.network is not None:
+            chain = ChainLinearization(self.network.layers, self.network.inputs(observations))
             family = self._plain_family(chain.value[0])
             gaussian = isinstance(family, Gaussian)
             return LinearizedPolicy(family, GaussianLinearization(chain, self.policy.log_std) if gaussian else chain)
         family = _family(self.policy.get_distribution(observations))
         linearization = AutogradLinearization(family.statistics, self.parameters)
         return LinearizedPolicy(family.with_statistics(linearization.value), linearization)
-
-    @torch.no_grad()
-    def _inputs(self, observations: Observations) -> Tensor:
-        """What enters the first layer, shape (n, …)."""
-        policy = self.policy
-        if type(policy.pi_features_extractor) is NatureCNN:
-            inputs = preprocess_obs(observations, policy.observation_space, policy.normalize_images)
-        else:
-            inputs = BasePolicy.extract_features(policy, observations, policy.pi_features_extractor)
-        assert isinstance(inputs, Tensor)
-        return inputs.to(self.parameters[-1].dtype)
 
     def _plain_family(self, output: Tensor) -> Family:
         """The distributions, given the output of the last layer, shape (n, k)."""
@@ -158,39 +149,6 @@ class Actor:
         return actions
 
 
-_PLAIN_METHODS = ("get_distribution", "_get_action_dist_from_latent", "extract_features")
-_PLAIN_DISTRIBUTIONS = (
-    DiagGaussianDistribution,
-    CategoricalDistribution,
-    MultiCategoricalDistribution,
-    BernoulliDistribution,
-)
-
-
-def plain_layers(policy: ActorCriticPolicy) -> list[Layer] | None:
-    """
-    The layers from features to distribution parameters, when the policy is nothing but a chain of them.
-
-    :param policy: whose features extractor has no parameters, or is SB3's NatureCNN
-    :return: None when the policy does anything else than SB3's own
-    """
-    kind = type(policy)
-    overridden = any(getattr(kind, name) is not getattr(ActorCriticPolicy, name) for name in _PLAIN_METHODS)
-    if (
-        overridden
-        or type(policy.mlp_extractor) is not MlpExtractor
-        or type(policy.action_dist) not in _PLAIN_DISTRIBUTIONS
-    ):
-        return None
-    extractor = policy.pi_features_extractor
-    modules = [*policy.mlp_extractor.policy_net, policy.action_net]
-    if type(extractor) is NatureCNN:
-        modules = [*extractor.cnn, *extractor.linear, *modules]
-    elif next(extractor.parameters(), None) is not None:
-        return None
-    return layers_of(modules)
-
-
 def _family(distribution: Distribution) -> Family:
     """Snapshot of an SB3 distribution, whose wrapper object is overwritten by the policy's next call."""
     inner: Any = distribution.distribution
@@ -207,17 +165,6 @@ def _family(distribution: Distribution) -> Family:
         f"The policy's action distribution is a {type(distribution).__name__}, for which no trust region is known. "
         "Use a policy with a Gaussian (gSDE too), Categorical, MultiCategorical or Bernoulli distribution."
     )
-
-
-def finite(observations: Observations) -> Observations:
-    """
-    Observations with 0 in the place of NaN and infinity.
-
-    :param observations: as the policy takes them
-    """
-    if isinstance(observations, dict):
-        return {key: torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0) for key, value in observations.items()}
-    return torch.nan_to_num(observations, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _blank_observations(policy: ActorCriticPolicy) -> Observations:

@@ -7,7 +7,7 @@ import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
-from sb3_trpo_ext.common.actor import Observations
+from sb3_trpo_ext.common.observations import Observations, every
 
 # A spread of the advantages below this share of the largest is rounding noise of float32, not information.
 ROUNDING = 1e-6
@@ -22,18 +22,21 @@ class Batch:
     :param actions: as stored, shape (N, d)
     :param advantages: shape (N,)
     :param returns: targets of the critic, shape (N,)
+    :param values: predicted during the rollout, shape (N,)
     """
 
     observations: Observations
     actions: Tensor
     advantages: Tensor
     returns: Tensor
+    values: Tensor
 
     def every(self, k: int) -> "Batch":
         """Every k-th sample, k ≥ 1."""
         if k == 1:
             return self
-        return Batch(every(self.observations, k), self.actions[::k], self.advantages[::k], self.returns[::k])
+        vectors = (tensor[::k] for tensor in (self.actions, self.advantages, self.returns, self.values))
+        return Batch(every(self.observations, k), *vectors)
 
     def normalized(self) -> "Batch":
         """
@@ -60,13 +63,6 @@ class Batch:
         return [name for name, tensor in parts.items() if not bool(torch.isfinite(tensor).all())]
 
 
-def every(observations: Observations, k: int) -> Observations:
-    """Every k-th observation, k ≥ 1."""
-    if isinstance(observations, dict):
-        return {key: value[::k] for key, value in observations.items()}
-    return observations[::k]
-
-
 def full_batch(buffer: RolloutBuffer) -> Batch:
     """
     All samples of a full rollout buffer, unshuffled.
@@ -76,4 +72,4 @@ def full_batch(buffer: RolloutBuffer) -> Batch:
     # The buffer lays its arrays out flat on the first sample that is drawn; `get` alone would shuffle.
     next(buffer.get(batch_size=1))
     samples = buffer._get_samples(np.arange(buffer.buffer_size * buffer.n_envs))
-    return Batch(samples.observations, samples.actions, samples.advantages, samples.returns)
+    return Batch(samples.observations, samples.actions, samples.advantages, samples.returns, samples.old_values)

@@ -19,7 +19,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import nn
 
 from sb3_trpo_ext.common.acting import acting
-from sb3_trpo_ext.common.actor import Actor, finite
+from sb3_trpo_ext.common.actor import Actor
+from sb3_trpo_ext.common.observations import finite
 
 # Numbers that go through the network at once when the rollout is evaluated: bounds memory for images.
 CHUNK = 2**22

@@ -17,8 +17,9 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from sb3_trpo_ext.common.actor import Actor, Observations
-from sb3_trpo_ext.common.batch import Batch, every
+from sb3_trpo_ext.common.actor import Actor
+from sb3_trpo_ext.common.batch import Batch
+from sb3_trpo_ext.common.observations import Observations, every
 from sb3_trpo_ext.kernels.conjugate_gradient import CGResult, CGStop, Operator, conjugate_gradient
 from sb3_trpo_ext.kernels.families import Family, Gaussian
 from sb3_trpo_ext.kernels.fisher import Fisher, Identity

@@ -20,8 +20,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.common.actor import Actor
 from sb3_trpo_ext.common.batch import full_batch
-from sb3_trpo_ext.common.critic import fit_critic
+from sb3_trpo_ext.common.critic import critic_optimizer, fit_critic
 from sb3_trpo_ext.common.diagnostics import record
+from sb3_trpo_ext.common.network import PlainNetwork, critic_network
 from sb3_trpo_ext.common.rollout import (
     NormalizationKeeper,
     acting_on_finite_observations,
@@ -139,6 +140,7 @@ class TRPO(OnPolicyAlgorithm):
     }
     policy: ActorCriticPolicy
     actor: Actor
+    critic_network: PlainNetwork | None
 
     def __init__(
         self,
@@ -225,10 +227,9 @@ class TRPO(OnPolicyAlgorithm):
         super()._setup_model()
         self.policy.set_training_mode(False)  # tracing must not move batch statistics or draw random numbers
         self.actor = Actor(self.policy, self.fast_kernels)
-        self.policy.optimizer = self.policy.optimizer_class(  # type: ignore[call-arg]
-            self.actor.critic_parameters(), lr=self.lr_schedule(1), **self.policy.optimizer_kwargs
-        )
+        self.policy.optimizer = critic_optimizer(self.policy, self.actor.critic_parameters(), self.lr_schedule(1))
         shared = sum(parameter.numel() for parameter in self.actor.shared_parameters())
+        self.critic_network = critic_network(self.policy, not shared) if self.fast_kernels else None
         self.policy.set_training_mode(True)
         if shared and self.verbose >= 1:
             print(f"Actor and critic share {shared} parameters, which only the trust-region step trains.")
@@ -259,7 +260,7 @@ class TRPO(OnPolicyAlgorithm):
         super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor", "_normalization"]
+        return [*super()._excluded_save_params(), "actor", "critic_network", "_normalization"]
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -292,8 +293,8 @@ class TRPO(OnPolicyAlgorithm):
         self._n_line_search_failures += step.status is StepStatus.LINE_SEARCH_FAILED
 
         self.policy.set_training_mode(True)
-        critic_parameters = self.actor.critic_parameters()
-        fit = fit_critic(self.policy, critic_parameters, self.rollout_buffer, self.batch_size, self.n_critic_updates)
+        parameters = self.actor.critic_parameters()
+        fit = fit_critic(self.policy, parameters, self.critic_network, batch, self.batch_size, self.n_critic_updates)
 
         self._n_updates += 1
         record(self.logger, step, fit, {"train/target_kl": region.max_kl}, self._counts())
@@ -396,16 +397,17 @@ class TRPO(OnPolicyAlgorithm):
         if optimizer is not None and len(optimizer["param_groups"][0]["params"]) == len(everything):
             critic = {id(parameter) for parameter in self.actor.critic_parameters()}
             kept = [index for index, parameter in enumerate(everything) if id(parameter) in critic]
-            parameters = {**parameters, "policy.optimizer": _select(optimizer, kept)}
+            ours = self.policy.optimizer.param_groups[0]
+            parameters = {**parameters, "policy.optimizer": _select(optimizer, kept, fused=ours.get("fused"))}
         super().set_parameters(parameters, exact_match, device)
 
 
-def _select(optimizer_state: dict[str, Any], kept: list[int]) -> dict[str, Any]:
-    """An optimizer's state dict for some of its parameters, given by their positions."""
+def _select(optimizer_state: dict[str, Any], kept: list[int], **settings: Any) -> dict[str, Any]:
+    """An optimizer's state dict for some of its parameters, given by their positions, with some settings replaced."""
     state = optimizer_state["state"]
     return {
         "state": {new: state[old] for new, old in enumerate(kept) if old in state},
-        "param_groups": [{**optimizer_state["param_groups"][0], "params": list(range(len(kept)))}],
+        "param_groups": [{**optimizer_state["param_groups"][0], **settings, "params": list(range(len(kept)))}],
     }
 
 

@@ -100,7 +100,7 @@ def _plain(
         return None
     kind = type(extractor)
     if kind is NatureCNN:
-        stem = [*extractor.cnn.children(), *extractor.linear.children()] if trains_extractor else []
+        stem = [*extractor.cnn, *extractor.linear] if trains_extractor else []  # type: ignore[misc]
     elif kind in (FlattenExtractor, CombinedExtractor) and next(extractor.parameters(), None) is None:
         stem = []
     else:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from math import prod
 from typing import Any
 
@@ -14,8 +13,9 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import nn
 
 from sb3_trpo_ext.common.acting import acting
@@ -185,28 +185,45 @@ class NormalizationKeeper:
     """
     Remembers the running statistics of a ``VecNormalize``, so that a rollout with bad data can be forgotten.
 
-    One NaN makes a running mean NaN for good; without this, all later observations would be NaN.
+    One NaN makes a running mean NaN for good; without this, all later observations would be NaN. Statistics that are
+    so already, because the first observation of all was bad, start anew.
 
-    :param environment: the wrapper, or None when there is none
+    :param environment: the outermost wrapper; a ``VecNormalize`` is looked for in it and below
     """
 
-    def __init__(self, environment: VecNormalize | None):
-        self._environment = environment if environment is not None and environment.training else None
-        if self._environment is not None:
-            self._statistics = deepcopy((getattr(self._environment, "obs_rms", None), self._environment.ret_rms))
+    def __init__(self, environment: VecEnv):
+        wrapper = unwrap_vec_normalize(environment)
+        self._outermost = wrapper is environment
+        self._wrapper = wrapper if wrapper is not None and wrapper.training else None
+        if self._wrapper is not None:
+            statistics = getattr(self._wrapper, "obs_rms", None)
+            self._observation_statistics: Any = (
+                {key: _usable_copy(part) for key, part in statistics.items()}
+                if isinstance(statistics, dict)
+                else statistics and _usable_copy(statistics)
+            )
+            self._return_statistics = _usable_copy(self._wrapper.ret_rms)
 
     def forget_rollout(self, last_observations: Any) -> Any:
         """
         Put the statistics back as they were when this object was made.
 
         :param last_observations: those that the next rollout starts from
-        :return: the same, normalised anew where the wrapper is the outermost one
+        :return: the same, normalised anew if the wrapper is the outermost one. What other wrappers have made of them,
+            such as a stack of frames, stays; the next rollout may have to be forgotten because of it, none after it.
         """
-        environment = self._environment
-        if environment is None:
+        wrapper = self._wrapper
+        if wrapper is None:
             return last_observations
-        observation_statistics, environment.ret_rms = self._statistics
-        if observation_statistics is not None:
-            environment.obs_rms = observation_statistics
-        environment.returns = np.nan_to_num(environment.returns, nan=0.0, posinf=0.0, neginf=0.0)
-        return environment.normalize_obs(environment.get_original_obs())
+        wrapper.ret_rms = self._return_statistics
+        if self._observation_statistics is not None:
+            wrapper.obs_rms = self._observation_statistics
+        wrapper.returns = np.nan_to_num(wrapper.returns, nan=0.0, posinf=0.0, neginf=0.0)
+        return wrapper.normalize_obs(wrapper.get_original_obs()) if self._outermost else last_observations
+
+
+def _usable_copy(statistics: RunningMeanStd) -> RunningMeanStd:
+    """A copy of running statistics; of fresh ones when they are not finite."""
+    if np.isfinite(statistics.mean).all() and np.isfinite(statistics.var).all():
+        return statistics.copy()
+    return RunningMeanStd(shape=statistics.mean.shape)

@@ -267,7 +267,7 @@ class TRPO(OnPolicyAlgorithm):
     ) -> bool:
         """As SB3's, and robust against observations that are not finite. Arguments and result as there."""
         started = time.perf_counter()
-        self._normalization = NormalizationKeeper(self._vec_normalize_env)
+        self._normalization = NormalizationKeeper(env)
         if self.fast_collection and can_collect_fast(self.policy, rollout_buffer):
             complete = collect_fast(self, self.actor, env, callback, rollout_buffer)
         else:

@@ -63,7 +63,7 @@ class StepStatus(Enum):
     ACCEPTED = "accepted"
     LINE_SEARCH_FAILED = "line search failed: parameters restored; if frequent, raise cg_damping or lower target_kl"
     ZERO_GRADIENT = "zero gradient: nothing to do; all advantages are equal"
-    BAD_CURVATURE = "x'Fx not positive or not finite: parameters left alone; raise cg_damping"
+    BAD_CURVATURE = "x'Fx or step not positive or not finite: parameters left alone; raise cg_damping"
     NO_REGION = "target_kl is 0: parameters left alone; the schedule has run out"
 
 
@@ -193,6 +193,9 @@ def trust_region_step(actor: Actor, batch: Batch, region: TrustRegion) -> Policy
     status = _check(region, solution, xFx)
     beta = math.sqrt(2 * region.max_kl / xFx) if status is StepStatus.ACCEPTED else 0.0
     step = beta * x  # the longest step with ½ stepᵀ F step ≤ δ
+    step_norm = float(torch.linalg.vector_norm(step))
+    if not math.isfinite(step_norm):  # parameters without a say in the batch would become NaN unseen
+        status, beta, step_norm = StepStatus.BAD_CURVATURE, 0.0, 0.0
     new = old
     search = LineSearchResult(False, 0.0, None, 0)
 
@@ -229,7 +232,7 @@ def trust_region_step(actor: Actor, batch: Batch, region: TrustRegion) -> Policy
         cg_stop=solution.stop,
         x_fisher_x=xFx,
         gradient_norm=float(torch.linalg.vector_norm(g)),
-        step_norm=search.fraction * float(torch.linalg.vector_norm(step)),
+        step_norm=search.fraction * step_norm,
         line_search=search,
         entropy=float(new.entropy().mean()),
         std=float(new.std.mean()) if isinstance(new, Gaussian) else None,

@@ -416,7 +416,13 @@ def _saved_settings(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, A
     file = open_path(path, "r", suffix="zip")
     try:
         with zipfile.ZipFile(file) as archive:
-            settings: dict[str, Any] = json.loads(archive.read("data"))
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"bad checksum of {damaged}")
+            if missing := {"data", "policy.pth", "policy.optimizer.pth"}.difference(archive.namelist()):
+                raise KeyError(f"no {', '.join(sorted(missing))} in it")
+            settings = json.loads(archive.read("data"))
+        if not isinstance(settings, dict):
+            raise ValueError("its data is no dictionary")
         return settings
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ValueError(

@@ -2,8 +2,10 @@
 
 import math
 import time
+from copy import deepcopy
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from sb3_trpo_ext.common.batch import Batch
 from sb3_trpo_ext.common.network import PlainNetwork
 from sb3_trpo_ext.common.observations import Observations, each
 from sb3_trpo_ext.kernels.chain import ChainLinearization
-from sb3_trpo_ext.kernels.vector import unflatten
+from sb3_trpo_ext.kernels.vector import assign, flatten, unflatten
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class CriticFit:
     """
     :param value_loss: mean squared error, averaged over the minibatches as they were visited
     :param explained_variance: of the returns by the values predicted *during the rollout*, in (−∞, 1]
-    :param finite: False when a loss was not finite; no step was taken from there on
+    :param finite: False when a loss was not finite, and no step was taken from there on; or when the parameters or the
+        optimizer's memory were not in the end, and both were put back as before the fit
     :param seconds: wall-clock time
     """
 
@@ -37,6 +40,7 @@ class CriticFit:
         return {
             "train/value_loss": self.value_loss,
             "train/explained_variance": self.explained_variance,
+            "train/is_critic_finite": float(self.finite),
             "time/critic_seconds": self.seconds,
         }
 
@@ -53,16 +57,19 @@ def fit_critic(
     Minibatch gradient descent on the mean squared error between values and returns.
 
     :param policy: its ``optimizer`` holds exactly ``parameters``
-    :param parameters: of the critic alone; what it shares with the actor stays as it is
+    :param parameters: of the critic alone; what it shares with the actor, and what is frozen, stays as it is
     :param network: the critic as a chain of layers; None for autograd
     :param batch: all N samples of a rollout
     :param batch_size: samples per gradient step
     :param n_epochs: passes over the samples, each in a new order drawn from numpy's global generator, as SB3 does
     """
     started = time.perf_counter()
-    squared_error = (
-        AutogradSquaredError(policy, parameters, batch) if network is None else ChainSquaredError(network, batch)
-    )
+    before = flatten(parameters), deepcopy(policy.optimizer.state_dict())
+    if network is not None and all(parameter.requires_grad for parameter in network.parameters):
+        squared_error: SquaredError = ChainSquaredError(network, batch)
+    else:
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        squared_error = AutogradSquaredError(policy, trained, batch)
     losses: list[float] = []
     finite = True
     for _ in range(n_epochs):
@@ -72,6 +79,10 @@ def fit_critic(
             finite = finite and math.isfinite(losses[-1])
             if finite:
                 policy.optimizer.step()
+    if not _is_finite(policy.optimizer):
+        finite = False
+        assign(parameters, before[0])
+        policy.optimizer.load_state_dict(before[1])
     explained = float(explained_variance(batch.values.cpu().numpy(), batch.returns.cpu().numpy()))
     return CriticFit(fmean(losses), explained, finite, time.perf_counter() - started)
 
@@ -93,6 +104,26 @@ def critic_optimizer(
     return policy.optimizer_class(parameters, lr=learning_rate, **settings)  # type: ignore[call-arg]
 
 
+def _is_finite(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its parameters are finite, and what it remembers of their gradients."""
+    tensors = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    tensors += [item for state in optimizer.state.values() for item in state.values() if isinstance(item, Tensor)]
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+class SquaredError(Protocol):
+    """The mean squared error between values and returns, as a function of the critic's parameters."""
+
+    def differentiate(self, rows: Tensor) -> float:
+        """
+        Write the gradient of the error on some samples into the parameters' ``grad``.
+
+        :param rows: indices of B samples
+        :return: the error
+        """
+        ...
+
+
 class AutogradSquaredError:
     """
     The mean squared error of any critic.
@@ -108,12 +139,7 @@ class AutogradSquaredError:
         self._batch = batch
 
     def differentiate(self, rows: Tensor) -> float:
-        """
-        Write the gradient of the error on some samples into the parameters' ``grad``.
-
-        :param rows: indices of B samples
-        :return: the error
-        """
+        """As :meth:`SquaredError.differentiate`."""
         values = self._policy.predict_values(_select(self._batch.observations, rows)).flatten()
         loss = mse_loss(values, self._batch.returns[rows])
         self._policy.optimizer.zero_grad()
@@ -131,14 +157,14 @@ class ChainSquaredError:
 
     def __init__(self, network: PlainNetwork, batch: Batch):
         self._network = network
-        self._parameters = [parameter for layer in network.layers for parameter in layer.parameters]
+        self._parameters = network.parameters
         # Pixels become floats only a minibatch at a time: four times less memory.
         self._inputs = batch.observations if network.from_pixels else network.inputs(batch.observations)
         self._targets = batch.returns.unsqueeze(1)
 
     @torch.no_grad()
     def differentiate(self, rows: Tensor) -> float:
-        """As :meth:`AutogradSquaredError.differentiate`."""
+        """As :meth:`SquaredError.differentiate`."""
         inputs = _select(self._inputs, rows)
         if self._network.from_pixels:
             inputs = self._network.inputs(inputs)

@@ -48,6 +48,11 @@ class PlainNetwork:
     extractor: BaseFeaturesExtractor
     from_pixels: bool
 
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Of the layers, in their order."""
+        return [parameter for layer in self.layers for parameter in layer.parameters]
+
     @torch.no_grad()
     def inputs(self, observations: Observations) -> Tensor:
         """

@@ -1,0 +1,437 @@
+"""Wrong arguments are refused with a remedy; bad data and numerical trouble never reach the parameters."""
+
+import sys
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.envs import IdentityEnv
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecFrameStack, VecMonitor, VecNormalize
+from torch import nn
+
+from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.kernels.line_search import LineSearchResult
+from sb3_trpo_ext.trpo import step
+from sb3_trpo_ext.trpo.trpo import RULES
+
+NAN, INF = float("nan"), float("inf")
+BOX = spaces.Box(-1, 1, (2,))
+VECTOR = spaces.Box(-1, 1, (3,))
+IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+DICT = spaces.Dict(vector=VECTOR, picture=IMAGE)
+
+WRONG = {
+    "learning_rate": [-1e-3, NAN, "fast", "lin_", "lin_-1", None],
+    "target_kl": [0, -0.1, NAN, INF, "lin_0", "exp_0.1", None],
+    "n_steps": [0, 16.0, True],
+    "batch_size": [0, 3.5],
+    "gamma": [-0.1, 1.1, NAN],
+    "gae_lambda": [-0.1, 1.1, "0.95"],
+    "cg_max_steps": [0, 2.5],
+    "cg_damping": [-0.1, INF],
+    "cg_tolerance": [-0.1, 1.0],
+    "line_search_shrinking_factor": [0, 1, 1.5],
+    "line_search_max_iter": [-1, 1.5],
+    "n_critic_updates": [0, -1],
+    "ent_coef": [-0.01, NAN],
+    "sub_sampling_factor": [0, 1.5],
+    "curvature_sampling_factor": [0, -2],
+    "kl_reduction": ["max", None],
+    "trust_region": ["wasserstein", None],
+}
+
+
+@pytest.fixture
+def make_env(space_env):
+    return lambda *spoilt, observations=VECTOR, actions=BOX, **kwargs: space_env(
+        observations, actions, bad=dict(spoilt), **kwargs
+    )
+
+
+def test_every_rule_is_tested():
+    assert {rule.argument for rule in RULES} <= set(WRONG)
+
+
+@pytest.mark.parametrize(("argument", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_wrong_argument_is_refused_with_name_value_and_remedy(argument, value, make_env, tiny):
+    with pytest.raises(ValueError) as error:
+        tiny(make_env(), **{argument: value})
+    start, _, remedy = str(error.value).partition(f", got {value!r}. ")
+    assert start.startswith(f"TRPO({argument}=...) must be ")
+    assert remedy.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(np.float32(0.02), "target_kl"), (np.int64(8), "n_steps"), ("lin_1e-3", "learning_rate")]
+)
+def test_numbers_of_numpy_and_words_are_welcome(value, kind, make_env, tiny):
+    tiny(make_env(), **{kind: value})
+
+
+@pytest.mark.parametrize("settings", [{"n_steps": 1}, {"sub_sampling_factor": 16}, {"sub_sampling_factor": 99}])
+def test_one_sample_cannot_be_normalized(settings, make_env, tiny):
+    with pytest.raises(ValueError, match=r"TRPO\(n_steps=...\) must give more than one sample.*Raise n_steps"):
+        tiny(make_env(), **settings)
+    tiny(make_env(), normalize_advantage=False, **settings).learn(4)
+
+
+def test_unknown_action_space_is_refused(make_env, tiny):
+    with pytest.raises(ValueError, match=r"TRPO\(env=...\) must have an action space of type Box.*got Text"):
+        tiny(make_env(actions=spaces.Text(3)))
+
+
+def test_wrong_argument_at_load_is_refused(make_env, tiny, tmp_path):
+    tiny(make_env()).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"TRPO\(target_kl=...\) must be a number > 0"):
+        TRPO.load(tmp_path / "model", target_kl=-1.0)
+
+
+class SpoiltAdvantages(RolloutBuffer):
+    """The third rollout's advantages hold a bad value, as a broken critic would give."""
+
+    value = NAN
+    count = 0
+
+    def compute_returns_and_advantage(self, last_values, dones):
+        super().compute_returns_and_advantage(last_values, dones)
+        self.count += 1
+        if self.count == 3:
+            self.advantages[3] = self.value
+
+
+class SpoiltDictAdvantages(SpoiltAdvantages, DictRolloutBuffer):
+    pass
+
+
+KINDS = {
+    "box": ("MlpPolicy", VECTOR),
+    "image": ("CnnPolicy", IMAGE),
+    "dict": ("MultiInputPolicy", DICT),
+    "discrete": ("MlpPolicy", spaces.Discrete(3)),
+    "multi_binary": ("MlpPolicy", spaces.MultiBinary(3)),
+}
+ACTIONS = {
+    "box": BOX,
+    "discrete": spaces.Discrete(3),
+    "multi_discrete": spaces.MultiDiscrete([3, 2]),
+    "multi_binary": spaces.MultiBinary(3),
+}
+SPOILT = [
+    *[("observation", value, observation, "box") for observation in ("box", "dict") for value in (NAN, INF, -INF)],
+    *[("observation", NAN, "box", action) for action in ACTIONS if action != "box"],
+    *[("reward", value, observation, "box") for observation in KINDS for value in (NAN, INF)],
+    *[("reward", -INF, "box", action) for action in ACTIONS],
+    *[("advantages", value, observation, "discrete") for observation in ("box", "dict") for value in (NAN, INF)],
+]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered", "ignore:Mean of empty slice")
+@pytest.mark.parametrize(("part", "value", "observation", "action"), SPOILT)
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
+def test_bad_rollout_changes_no_parameter_and_training_goes_on(
+    part, value, observation, action, fast, make_env, tiny, bits
+):
+    policy, observation_space = KINDS[observation]
+    settings = {}
+    spoilt = [(32 + 4, (part, value))]  # within the third rollout
+    if part == "advantages":
+        settings["rollout_buffer_class"] = SpoiltDictAdvantages if observation == "dict" else SpoiltAdvantages
+        spoilt = []
+    env = make_env(*spoilt, observations=observation_space, actions=ACTIONS[action])
+    model = tiny(env, policy, fast_kernels=fast, fast_collection=fast, **settings).learn(32)
+    SpoiltAdvantages.value = value
+
+    before = bits(model.get_parameters())
+    where = {"observation": "observations", "reward": "advantages, returns", "advantages": "advantages"}[part]
+    with pytest.warns(UserWarning, match=rf"Update skipped: .* NaN or infinity in its .*{where}.*\(1 skipped so far\)"):
+        model.learn(16, reset_num_timesteps=False)
+    assert bits(model.get_parameters()) == before
+    logged = dict(model.logger.name_to_value)
+    assert logged["train/update_status"] == "skipped" and logged["train/skipped_updates"] == 1
+    assert (model._n_skipped_updates, model._n_updates) == (1, 2)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(16, reset_num_timesteps=False)
+    assert model._n_updates == 3 and model.logger.name_to_value["train/skipped_updates"] == 1
+    after = bits(model.get_parameters())
+    assert after["policy"] != before["policy"] and after["policy.optimizer"] != before["policy.optimizer"]
+    assert all_finite(model)
+
+
+def all_finite(model):
+    state = [item for entry in model.policy.optimizer.state.values() for item in entry.values()]
+    tensors = [*model.policy.parameters(), *(item for item in state if isinstance(item, torch.Tensor))]
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+@pytest.mark.parametrize("step", [15, 16], ids=["last_step", "observation_after_the_rollout"])
+def test_bad_observation_at_the_seam_of_two_rollouts(step, make_env, tiny, bits):
+    """The observation after the last step belongs to this rollout's last value and is the next one's first."""
+    model = tiny(make_env((step, ("observation", NAN)), length=1000))
+    before = bits(model.get_parameters())
+    with pytest.warns(UserWarning, match="Update skipped"):
+        model.learn(16)
+    assert bits(model.get_parameters()) == before
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.learn(32, reset_num_timesteps=False)
+    assert model._n_updates >= 1 and all_finite(model)
+
+
+def normalized(envs, **kwargs):
+    return VecNormalize(DummyVecEnv(envs), **kwargs)
+
+
+WRAPPERS = {
+    "normalize": normalized,
+    "normalize_observations": partial(normalized, norm_reward=False),
+    "normalize_reward": partial(normalized, norm_obs=False),
+    "monitor": lambda envs: VecMonitor(normalized(envs)),
+    "check_nan": lambda envs: VecCheckNan(normalized(envs), warn_once=True),
+    "frame_stack": lambda envs: VecFrameStack(normalized(envs), 3),
+    "normalized_frame_stack": lambda envs: VecNormalize(VecFrameStack(DummyVecEnv(envs), 3)),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("where", [0, 1, 36, 48], ids=["first_reset", "first_step", "middle", "seam"])
+@pytest.mark.parametrize("part", ["observation", "reward"])
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_running_statistics_recover(wrapper, part, where, make_env, tiny, bits):
+    if part == "reward" and where == 0:
+        pytest.skip("a reset has no reward")
+    environment = WRAPPERS[wrapper]([partial(make_env, (where, (part, NAN)), length=50), make_env])
+    model = tiny(environment)
+    parameters = [bits(model.get_parameters())]
+    skipped = []
+    for _ in range(7):
+        model.learn(32, reset_num_timesteps=False)
+        parameters.append(bits(model.get_parameters()))
+        skipped.append(model.logger.name_to_value["train/update_status"] == "skipped")
+    assert 1 <= sum(skipped) <= 3 and not any(skipped[-2:])
+    for before, after, skip in zip(parameters, parameters[1:], skipped, strict=False):
+        assert (before == after) == skip
+    statistics = model.get_vec_normalize_env()
+    assert np.isfinite(statistics.ret_rms.mean) and np.isfinite(statistics.ret_rms.var)
+    if statistics.norm_obs:
+        assert np.isfinite(statistics.obs_rms.mean).all() and np.isfinite(statistics.obs_rms.var).all()
+        assert statistics.obs_rms.count > 64  # of real data, not of the start
+    assert np.isfinite(statistics.returns).all() and all_finite(model)
+
+
+def test_statistics_that_are_not_trained_stay_as_they_are(make_env, tiny, bits):
+    environment = normalized([partial(make_env, (4, ("reward", NAN)))], training=False)
+    before = bits(vars(environment.obs_rms)), bits(vars(environment.ret_rms))
+    with pytest.warns(UserWarning, match="Update skipped"):
+        tiny(environment).learn(16)
+    assert (bits(vars(environment.obs_rms)), bits(vars(environment.ret_rms))) == before
+
+
+@pytest.mark.filterwarnings("ignore:Update skipped")
+@pytest.mark.parametrize("normalize", [False, True])
+def test_learns_the_task_although_every_third_rollout_is_bad(normalize, tiny):
+    class SometimesBad(IdentityEnv):
+        total = 0
+
+        def step(self, action):
+            self.total += 1
+            state, reward, terminated, truncated, info = super().step(action)
+            return state, NAN if self.total % 192 == 40 else reward, terminated, truncated, info
+
+    environment = DummyVecEnv([partial(SometimesBad, 3, ep_length=20)])
+    environment = VecNormalize(environment, norm_obs=False) if normalize else environment
+    model = tiny(environment, n_steps=64, target_kl=0.05, gamma=0.0, learning_rate=1e-2).learn(64 * 45)
+    assert (model._n_skipped_updates, model._n_updates) == (15, 30)
+    states = np.arange(3)
+    chosen = model.predict(states.reshape(3), deterministic=True)[0]
+    assert (chosen == states).all()
+    probabilities = model.policy.get_distribution(torch.arange(3)).distribution.probs.detach()
+    assert float(probabilities.diagonal().min()) > 0.9
+
+
+@pytest.mark.parametrize("normalize_advantage", [True, False])
+@pytest.mark.parametrize("action", ACTIONS)
+def test_zero_advantages_leave_the_actor_bit_identical(action, normalize_advantage, make_env, tiny, bits):
+    constant = [(step, ("reward", 1.0)) for step in range(100)]
+    model = tiny(
+        make_env(*constant, actions=ACTIONS[action], length=1),
+        normalize_advantage=normalize_advantage,
+        gamma=0.0,
+        policy_kwargs={"ortho_init": False},
+    )
+    with torch.no_grad():  # a critic that says 0 everywhere: all advantages are 1
+        model.policy.value_net.weight.zero_()
+        model.policy.value_net.bias.fill_(0.0 if normalize_advantage else 1.0)
+    before, critic = bits(model.actor.parameters), bits(model.actor.critic_parameters())
+    model.learn(16)
+    assert bits(model.actor.parameters) == before
+    assert model.logger.name_to_value["train/update_status"] == "zero_gradient"
+    assert model._n_line_search_failures == 0
+    assert (bits(model.actor.critic_parameters()) == critic) == (not normalize_advantage)
+
+
+def never_satisfied(evaluate, start, max_kl, shrink, max_trials):
+    """A line search that tries everything and likes nothing."""
+    trials = [evaluate(shrink**i) for i in range(max_trials)]
+    return LineSearchResult(False, 0.0, trials[-1], max_trials)
+
+
+@pytest.mark.parametrize("natural", [True, False], ids=["too_far", "never_satisfied"])
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
+@pytest.mark.parametrize("action", ACTIONS)
+def test_failed_line_search_restores_bit_for_bit(action, fast, natural, make_env, tiny, bits, monkeypatch):
+    settings = {"target_kl": 1e30, "line_search_max_iter": 1} if natural else {"line_search_max_iter": 10}
+    if not natural:
+        monkeypatch.setattr(step, "backtrack", never_satisfied)
+    elif action == "multi_binary":
+        pytest.skip("coins that fall surely are well within a large region")
+    model = tiny(make_env(actions=ACTIONS[action]), cg_damping=0.0, fast_kernels=fast, **settings)
+    before = bits(model.actor.parameters)
+    model.learn(32)
+    logged = dict(model.logger.name_to_value)
+    assert logged["train/update_status"] == "line_search_failed"
+    assert (logged["train/line_search_failures"], logged["train/is_line_search_success"]) == (2, 0)
+    assert bits(model.actor.parameters) == before
+    for key in ("kl_divergence_loss", "kl_max", "step_norm", "actual_improvement", "predicted_improvement"):
+        assert logged[f"train/{key}"] == 0
+
+
+ABSURD = {
+    "huge_rewards": ({"scale": 1e30}, {}),
+    "huge_rewards_raw": ({"scale": 1e30}, {"normalize_advantage": False}),
+    "huge_rewards_relu": ({"scale": 1e18}, {"policy_kwargs": {"activation_fn": nn.ReLU}, "learning_rate": 1e-1}),
+    "huge_rewards_sgd": ({"scale": 1e10}, {"policy_kwargs": {"optimizer_class": torch.optim.SGD}}),
+    "tiny_rewards": ({"scale": 1e-30}, {}),
+    "tiny_rewards_raw": ({"scale": 1e-42}, {"normalize_advantage": False}),
+    "huge_region": ({}, {"target_kl": 1e30}),
+    "huge_region_unsearched": ({}, {"target_kl": 1e30, "line_search_max_iter": 0}),
+    "endless_region_unsearched": ({}, {"target_kl": 1e300, "line_search_max_iter": 0}),
+    "large_region_unsearched": ({}, {"target_kl": 50.0, "line_search_max_iter": 0, "cg_damping": 0.0}),
+    "huge_euclidean_step": ({}, {"target_kl": 1e30, "trust_region": "euclidean", "line_search_max_iter": 0}),
+    "huge_rewards_unsearched": (
+        {"scale": 1e30},
+        {"target_kl": 1e30, "line_search_max_iter": 0, "normalize_advantage": False},
+    ),
+    "no_damping": ({}, {"cg_damping": 0.0, "cg_max_steps": 100, "cg_tolerance": 0.0}),
+    "huge_damping": ({}, {"cg_damping": 1e30}),
+    "huge_entropy_bonus": ({}, {"ent_coef": 1e30}),
+    "huge_learning_rate": ({}, {"learning_rate": 1e30}),
+    "learning_rate_nan": ({}, {"learning_rate": lambda progress: 1e-3 if progress else NAN}),
+    "target_kl_nan": ({}, {"target_kl": lambda progress: NAN}),
+    "target_kl_negative": ({}, {"target_kl": lambda progress: -1.0}),
+    "almost_no_noise": ({}, {"policy_kwargs": {"log_std_init": -30.0}}),
+    "huge_noise": ({}, {"policy_kwargs": {"log_std_init": 30.0}}),
+    "gsde_huge_region": ({}, {"use_sde": True, "target_kl": 1e30, "line_search_max_iter": 0}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("action", ["box", "discrete"])
+@pytest.mark.parametrize("absurd", ABSURD)
+def test_parameters_are_always_finite(absurd, action, make_env, tiny):
+    environment_settings, settings = ABSURD[absurd]
+    if action == "discrete" and ("use_sde" in settings or "log_std_init" in settings.get("policy_kwargs", {})):
+        pytest.skip("for continuous actions")
+    model = tiny(make_env(actions=ACTIONS[action], **environment_settings), **settings)
+    for _ in range(4):
+        model.learn(16, reset_num_timesteps=False)
+        assert all_finite(model)
+    assert model._n_updates == 4 and "train/update_status" in model.logger.name_to_value
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+def test_huge_rewards_are_learned_from_when_normalized(make_env, tiny):
+    model = tiny(make_env(scale=1e30)).learn(16)
+    plain = tiny(make_env(scale=1.0)).learn(16)
+    assert model.logger.name_to_value["train/update_status"] == "accepted"
+    assert plain.logger.name_to_value["train/update_status"] == "accepted"
+
+
+OVERFLOWS = {
+    "learning_rate": ({}, {"learning_rate": lambda progress: 1e-3 if progress == 1 else NAN}),
+    "squared_gradients": (
+        {"observations": spaces.Box(1e5, 2e5, (3,)), "scale": 1e17},
+        {"policy_kwargs": {"activation_fn": nn.ReLU}, "gamma": 0.0},
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
+@pytest.mark.parametrize("overflow", OVERFLOWS)
+def test_critic_that_overflows_is_restored(overflow, fast, make_env, tiny, bits):
+    """The loss may be finite where the step, or a square in Adam's memory, is not."""
+    environment_settings, settings = OVERFLOWS[overflow]
+    model = tiny(make_env(**environment_settings), fast_kernels=fast, **settings)
+    before = bits(model.get_parameters()["policy.optimizer"]["state"]), bits(model.actor.critic_parameters())
+    model.learn(16)
+    logged = dict(model.logger.name_to_value)
+    assert np.isfinite(logged["train/value_loss"]) or overflow == "learning_rate"
+    assert logged["train/is_critic_finite"] == 0
+    after = bits(model.get_parameters()["policy.optimizer"]["state"]), bits(model.actor.critic_parameters())
+    assert after == before and all_finite(model)
+
+
+class Rows(BaseFeaturesExtractor):
+    """Learned rows, of which a rollout sees only one: the others have no gradient and no say in the outcome."""
+
+    def __init__(self, observation_space, features_dim=4):
+        super().__init__(observation_space, features_dim)
+        self.rows = nn.Embedding(1000, features_dim)
+
+    def forward(self, observations):
+        return self.rows(torch.zeros(len(observations), dtype=torch.long))
+
+
+def test_unseen_parameters_stay_finite_in_an_unsearched_step(make_env, tiny, bits):
+    model = tiny(
+        make_env(),
+        target_kl=1e300,
+        line_search_max_iter=0,
+        policy_kwargs={"features_extractor_class": Rows},
+    )
+    before = bits(model.policy.features_extractor.rows.weight[1:])
+    model.learn(16)
+    assert bits(model.policy.features_extractor.rows.weight[1:]) == before and all_finite(model)
+
+
+def test_progress_bar_without_its_packages_says_what_to_install(make_env, tiny, monkeypatch):
+    import stable_baselines3.common.callbacks as callbacks
+
+    monkeypatch.setattr(callbacks, "tqdm", None)
+    with pytest.raises(ImportError, match=r"pip install .*\[extra\]|install tqdm and rich"):
+        tiny(make_env()).learn(16, progress_bar=True)
+
+
+def test_import_needs_no_optional_package():
+    import subprocess
+
+    optional = "rl_zoo3, optuna, tensorboard, tqdm, rich, mujoco, Box2D, pygame, cv2, yaml".split(", ")
+    program = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({optional!r}))\n"  # importing one now fails
+        "from sb3_trpo_ext import TRPO\n"
+        "TRPO('MlpPolicy', 'CartPole-v1', n_steps=16, batch_size=16, device='cpu').learn(16)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_custom_policy_with_nan_inside_never_moves(make_env, tiny, bits):
+    """A network that is broken itself is reported, not repaired."""
+
+    class Broken(ActorCriticPolicy):
+        def predict_values(self, observations):
+            return super().predict_values(observations) * NAN
+
+    model = tiny(make_env(), Broken, policy_kwargs={"net_arch": [8]})
+    before = bits(model.get_parameters())
+    with pytest.warns(UserWarning, match="Update skipped: .*advantages, returns"):
+        model.learn(16)
+    assert bits(model.get_parameters()) == before

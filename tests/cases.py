@@ -187,7 +187,8 @@ def make_batch(policy: ActorCriticPolicy, n: int, seed: int = 1) -> Batch:
         actions, values, _ = policy(observations)
     dtype = values.dtype
     advantages = torch.randn(n, dtype=dtype)
-    return Batch(observations, actions.reshape(n, -1).to(dtype), advantages, values.flatten() + advantages)
+    values = values.flatten()
+    return Batch(observations, actions.reshape(n, -1).to(dtype), advantages, values + advantages, values)
 
 
 def snapshot(module: nn.Module | Sequence[Tensor]) -> list[Tensor]:

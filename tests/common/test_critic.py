@@ -1,0 +1,166 @@
+"""The critic's regression, by hand and by autograd, against an Adam loop of our own."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticCnnPolicy
+
+from sb3_trpo_ext.common.actor import Actor
+from sb3_trpo_ext.common.batch import Batch
+from sb3_trpo_ext.common.critic import critic_optimizer, fit_critic
+from sb3_trpo_ext.common.network import critic_network
+from tests.cases import ACTIONS, OBSERVATION, identical, make_policy, snapshot
+
+N, SIZE, RATE = 48, 16, 1e-2
+IMAGE = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+
+each_way = pytest.mark.parametrize("fast", [True, False], ids=["by hand", "autograd"])
+
+
+class Case:
+    """A policy whose optimizer is the critic's, and samples to regress on."""
+
+    def __init__(self, name="box", fast=True, frozen=None, **kwargs):
+        if name.endswith("cnn"):
+            torch.manual_seed(0)
+            self.policy = ActorCriticCnnPolicy(
+                IMAGE, ACTIONS["discrete"], lambda _: 1e-3, share_features_extractor=name == "shared cnn"
+            )
+            observations = torch.randint(256, (N, *IMAGE.shape), dtype=torch.uint8)
+        else:
+            self.policy = make_policy(name, **kwargs)
+            observations = torch.randn(N, OBSERVATION)
+        if frozen:
+            self.policy.get_parameter(frozen).requires_grad_(False)
+        actor = Actor(self.policy)
+        self.parameters = actor.critic_parameters()
+        self.policy.optimizer = critic_optimizer(self.policy, self.parameters, RATE)
+        self.network = critic_network(self.policy, not actor.shared_parameters()) if fast else None
+        assert frozen or (self.network is not None) == fast
+        values = torch.randn(N)
+        self.batch = Batch(observations, torch.zeros(N, 3), torch.zeros(N), values + 0.5 * torch.randn(N), values)
+
+    def fit(self, n_epochs, batch_size=SIZE, seed=7):
+        np.random.seed(seed)
+        return fit_critic(self.policy, self.parameters, self.network, self.batch, batch_size, n_epochs)
+
+
+@each_way
+@pytest.mark.parametrize("name", ["box", "gsde", "shared cnn", "separate cnn"])
+def test_only_the_critic_moves(name, fast):
+    case = Case(name, fast)
+    before = snapshot(list(case.policy.parameters()))
+    case.fit(2)
+    critic = {id(parameter) for parameter in case.parameters}
+    for old, parameter in zip(before, case.policy.parameters(), strict=True):
+        assert torch.equal(old, parameter) == (id(parameter) not in critic)
+        assert id(parameter) in critic or parameter.grad is None
+
+
+def test_both_ways_give_the_same_critic():
+    for name in ("box", "shared cnn", "separate cnn"):
+        one, other = Case(name, True), Case(name, False)
+        fits = [case.fit(2) for case in (one, other)]
+        for ours, theirs in zip(one.parameters, other.parameters, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+        assert fits[0].value_loss == pytest.approx(fits[1].value_loss, rel=1e-4)
+
+
+@each_way
+def test_the_loss_decreases(fast):
+    case = Case(fast=fast)
+    case.batch.returns.copy_(case.batch.observations.sum(dim=1))  # something that can be learned
+    losses = [case.fit(10).value_loss for _ in range(10)]
+    assert losses[-1] < 0.1 * losses[0]
+
+
+@each_way
+@pytest.mark.parametrize("size", [SIZE, 20, 2 * N])
+def test_agrees_with_an_independent_adam_loop(fast, size):
+    epochs, (beta1, beta2), eps = 4, (0.9, 0.999), 1e-5
+    case, twin = Case(fast=fast), Case()
+    fit = case.fit(epochs, size)
+
+    np.random.seed(7)
+    first, second = ([torch.zeros_like(parameter) for parameter in twin.parameters] for _ in range(2))
+    t, losses = 0, []
+    for _ in range(epochs):
+        order = np.random.permutation(N)
+        for start in range(0, N, size):
+            chosen = order[start : start + size]
+            errors = twin.policy.predict_values(twin.batch.observations[chosen])[:, 0] - twin.batch.returns[chosen]
+            loss = (errors**2).sum() / len(chosen)
+            losses.append(loss.item())
+            gradients = torch.autograd.grad(loss, twin.parameters)
+            t += 1
+            with torch.no_grad():
+                for parameter, g, m, v in zip(twin.parameters, gradients, first, second, strict=True):
+                    m.mul_(beta1).add_((1 - beta1) * g)
+                    v.mul_(beta2).add_((1 - beta2) * g * g)
+                    parameter -= RATE * (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
+    for ours, other in zip(case.parameters, twin.parameters, strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-6)
+    assert fit.value_loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert fit.finite
+
+
+def test_explained_variance_is_of_the_values_of_the_rollout():
+    case = Case()
+    errors = case.batch.returns - case.batch.values
+    expected = 1 - float(errors.var() / case.batch.returns.var())
+    assert case.fit(1).explained_variance == pytest.approx(expected, rel=1e-5)
+    assert 0 < expected < 1
+
+
+@each_way
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_not_stepped_on(bad, fast):
+    case = Case(fast=fast)
+    before = snapshot(case.policy)
+    case.batch.returns[3] = bad
+    fit = case.fit(3, batch_size=N)
+    assert not fit.finite
+    assert not math.isfinite(fit.value_loss)
+    assert identical(snapshot(case.policy), before)
+
+
+@each_way
+def test_nothing_is_stepped_after_the_first_bad_loss(fast):
+    """The number of steps is that of the minibatches before the one with the bad sample."""
+    case = Case(fast=fast)
+    case.batch.returns[5] = math.nan
+    np.random.seed(3)
+    good = np.random.permutation(N).tolist().index(5) // SIZE
+    assert good > 0, "choose another seed"
+    case.fit(5, seed=3)
+    assert {int(state["step"]) for state in case.policy.optimizer.state.values()} == {good}
+    assert all(bool(parameter.isfinite().all()) for parameter in case.policy.parameters())
+
+
+@each_way
+@pytest.mark.parametrize("frozen", ["mlp_extractor.value_net.0.weight", "value_net.bias", "log_std"])
+def test_what_is_frozen_stays_and_the_rest_learns(frozen, fast):
+    case = Case(fast=fast, frozen=frozen)
+    before, last = case.policy.get_parameter(frozen).clone(), case.policy.value_net.weight.clone()
+    case.fit(1)
+    assert torch.equal(case.policy.get_parameter(frozen), before)
+    assert not torch.equal(case.policy.value_net.weight, last)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.RMSprop, torch.optim.AdamW])
+def test_optimizer_is_the_one_that_the_policy_asks_for(optimizer):
+    policy = make_policy("box", optimizer_class=optimizer, optimizer_kwargs={"weight_decay": 0.25})
+    made = critic_optimizer(policy, Actor(policy).critic_parameters(), 0.125)
+    assert type(made) is optimizer
+    assert (made.param_groups[0]["lr"], made.param_groups[0]["weight_decay"]) == (0.125, 0.25)
+
+
+def test_logged_keys():
+    fit = Case().fit(1)
+    logged = fit.logged()
+    assert logged["train/value_loss"] == fit.value_loss
+    assert logged["train/explained_variance"] == fit.explained_variance
+    assert logged["time/critic_seconds"] == fit.seconds > 0

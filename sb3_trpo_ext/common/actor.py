@@ -14,6 +14,7 @@ from stable_baselines3.common.distributions import (
     DiagGaussianDistribution,
     Distribution,
     MultiCategoricalDistribution,
+    SquashedDiagGaussianDistribution,
     StateDependentNoiseDistribution,
     TanhBijector,
 )
@@ -144,7 +145,7 @@ class Actor:
         """
         if isinstance(self.policy.action_space, spaces.Discrete):
             return actions.long().flatten()
-        if self.policy.squash_output:
+        if self.policy.squash_output or isinstance(self.policy.action_dist, SquashedDiagGaussianDistribution):
             return TanhBijector.inverse(actions)
         return actions
 

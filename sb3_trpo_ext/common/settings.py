@@ -11,7 +11,7 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
 class Rule(NamedTuple):
     """
-    :param argument: name of a constructor's argument and of the attribute that keeps it
+    :param argument: name of a constructor's argument and of the attribute that keeps it, which may begin with "_"
     :param holds: whether a value is allowed
     :param expected: the same in words, after "must be"
     :param remedy: what to do instead
@@ -29,7 +29,7 @@ def check(model: object, rules: tuple[Rule, ...]) -> None:
     :raises ValueError: on the first rule that does not hold
     """
     for rule in rules:
-        value = getattr(model, rule.argument)
+        value = getattr(model, rule.argument if hasattr(model, rule.argument) else f"_{rule.argument}")
         if not rule.holds(value):
             name = type(model).__name__
             raise ValueError(f"{name}({rule.argument}=...) must be {rule.expected}, got {value!r}. {rule.remedy}")
@@ -62,16 +62,21 @@ def one_of(*options: object) -> Callable[[Any], bool]:
 
 
 def schedule_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Whether a value is a callable, a string that :func:`schedule` reads, or a number that meets ``holds``."""
+    """
+    Whether a value is a function of the progress, a string that :func:`schedule` reads, or a number that meets ``holds``.
+    """
 
     def check_schedule(value: Any) -> bool:
-        if isinstance(value, str):
-            kind, _, start = value.partition("_")
-            try:
+        try:
+            if isinstance(value, str):
+                kind, _, start = value.partition("_")
                 return kind == "lin" and holds(float(start))
-            except ValueError:
-                return False
-        return callable(value) or holds(value)
+            if callable(value):
+                float(value(1.0))
+                return True
+        except (TypeError, ValueError):
+            return False
+        return holds(value)
 
     return check_schedule
 

@@ -1,0 +1,76 @@
+"""Does it learn? Thresholds on fixed seeds, and side by side with sb3-contrib."""
+
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+import pytest
+from sb3_contrib import TRPO as ContribTRPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from sb3_trpo_ext import TRPO
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    :param environment: its id
+    :param n_envs: that run together
+    :param untrained: about what a policy that knows nothing gets
+    :param settings: of both algorithms; actions have one dimension, so that target_kl means the same to both
+    """
+
+    environment: str
+    n_envs: int
+    untrained: float
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def score(self, algorithm: type, steps: int, seed: int, episodes: int = 20) -> float:
+        """Train, and return the mean return of the deterministic policy in fresh environments."""
+        environment = make_vec_env(self.environment, self.n_envs, seed=seed)
+        model = algorithm("MlpPolicy", environment, seed=seed, device="cpu", **self.settings).learn(steps)
+        fresh = make_vec_env(self.environment, 4, seed=1000 + seed)
+        return float(evaluate_policy(model, fresh, n_eval_episodes=episodes)[0])
+
+
+CARTPOLE = Task("CartPole-v1", 1, 20, {"n_steps": 512, "n_critic_updates": 15})
+PENDULUM = Task(
+    "Pendulum-v1",
+    4,
+    -1200,
+    {"n_steps": 256, "n_critic_updates": 15, "gamma": 0.9, "target_kl": 0.02, "cg_damping": 0.05},
+)
+
+
+# "Not clearly worse": of what sb3-contrib has learned, ours must have learned three quarters.
+@pytest.mark.parametrize(
+    "task, steps, threshold",
+    [(CARTPOLE, 16_384, 300), (PENDULUM, 40_960, -600)],
+    ids=["CartPole", "Pendulum"],
+)
+def test_learns_side_by_side_with_sb3_contrib(task, steps, threshold):
+    ours, contribs = (task.score(algorithm, steps, seed=0) for algorithm in (TRPO, ContribTRPO))
+    assert ours > threshold
+    assert ours - task.untrained > 0.75 * (contribs - task.untrained)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_cartpole_is_solved(seed):
+    assert CARTPOLE.score(TRPO, 65_536, seed) == 500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_pendulum_is_solved(seed):
+    assert PENDULUM.score(TRPO, 163_840, seed, episodes=50) > -250
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task, steps", [(CARTPOLE, 24_576), (PENDULUM, 65_536)], ids=["CartPole", "Pendulum"])
+def test_no_worse_than_sb3_contrib_over_seeds(task, steps):
+    ours, contribs = (
+        fmean(task.score(algorithm, steps, seed) for seed in range(5)) for algorithm in (TRPO, ContribTRPO)
+    )
+    assert ours - task.untrained > 0.9 * (contribs - task.untrained)

@@ -77,10 +77,15 @@ class Actor:
         used = zip(candidates, gradients, strict=True)
         self.parameters = [parameter for parameter, gradient in used if gradient is not None]
         self.network = actor_network(policy) if fast else None
-        # The chain lists its parameters layer by layer, with log_std first, which is the policy's own order.
-        chain = [parameter for layer in self.network.layers for parameter in layer.parameters] if self.network else []
-        if list(map(id, chain)) != list(map(id, self.parameters[len(self.parameters) - len(chain) :])):
+        # The chain lists its parameters layer by layer, with log_std first, which is the policy's own order. Where it
+        # is not all of θ or more than θ, because something is frozen, the products by hand would have another length.
+        own_std = [policy.log_std] if isinstance(policy.action_dist, DiagGaussianDistribution) else []
+        layers = self.network.layers if self.network else []
+        chain = [*own_std, *(parameter for layer in layers for parameter in layer.parameters)]
+        if list(map(id, chain)) != list(map(id, self.parameters)):
             self.network = None
+        with torch.no_grad():  # or the policy's distribution object would keep the graph, and no copy could be made
+            policy.get_distribution(_blank_observations(policy))
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """All parameters of the policy that are not in θ, in the policy's order."""

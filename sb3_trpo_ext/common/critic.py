@@ -135,7 +135,7 @@ class AutogradSquaredError:
 
     def __init__(self, policy: ActorCriticPolicy, parameters: list[nn.Parameter], batch: Batch):
         self._policy = policy
-        self._parameters = parameters
+        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self._batch = batch
 
     def differentiate(self, rows: Tensor) -> float:

@@ -63,7 +63,8 @@ def one_of(*options: object) -> Callable[[Any], bool]:
 
 def schedule_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """
-    Whether a value is a function of the progress, a string that :func:`schedule` reads, or a number that meets ``holds``.
+    Whether a value is a function of the remaining progress, a string that :func:`schedule` reads, or a number that
+    meets ``holds``.
     """
 
     def check_schedule(value: Any) -> bool:

@@ -22,6 +22,7 @@ from stable_baselines3.common.callbacks import (
     StopTrainingOnNoModelImprovement,
     StopTrainingOnRewardThreshold,
 )
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv, IdentityEnvBox, SimpleMultiObsEnv
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -155,6 +156,14 @@ class FrozenLayers(ActorCriticPolicy):
             network[0].requires_grad_(False)
 
 
+class Squashed(ActorCriticPolicy):
+    """Squashed without gSDE, which SB3 offers only to those who build it themselves."""
+
+    def _build(self, lr_schedule):
+        self.action_dist = SquashedDiagGaussianDistribution(int(np.prod(self.action_space.shape)))
+        super()._build(lr_schedule)
+
+
 class MarkedBuffer(RolloutBuffer):
     def __init__(self, *args, mark, **kwargs):
         super().__init__(*args, **kwargs)
@@ -186,6 +195,7 @@ VARIANTS = {
     "frozen_layers": (DISCRETE, {"policy": FrozenLayers, "policy_kwargs": {"net_arch": [8, 8]}}),
     "misleading_names": (BOX, {"policy": MisleadingNames}),
     "misleading_names_gsde": (BOX, {"policy": MisleadingNames, "use_sde": True}),
+    "squashed_gaussian": (BOX, {"policy": Squashed}),
     "buffer": (BOX, {"rollout_buffer_class": MarkedBuffer, "rollout_buffer_kwargs": {"mark": 7}}),
     "natural_policy_gradient": (BOX, {"line_search_max_iter": 0}),
     "euclidean": (DISCRETE, {"trust_region": "euclidean"}),
@@ -416,6 +426,25 @@ def test_predict_with_a_single_observation_and_its_probabilities(space_env, tiny
     assert DISCRETE.contains(action.item()) and state is None
     distribution = model.policy.get_distribution(model.policy.obs_to_tensor(VECTOR.sample())[0])
     assert distribution.distribution.probs.sum().item() == pytest.approx(1)
+
+
+SQUASHED = {
+    "gsde": {"use_sde": True, "policy_kwargs": {"squash_output": True}},
+    "gaussian": {"policy": Squashed},
+}
+
+
+@pytest.mark.parametrize("settings", SQUASHED)
+def test_ratios_of_squashed_actions_are_those_of_the_policy(settings, space_env, tiny):
+    """The objective, computed again with the likelihoods that the policy itself gives to the actions."""
+    model = tiny(space_env(VECTOR, BOX), n_steps=64, batch_size=64, target_kl=0.1, **SQUASHED[settings]).learn(64)
+    data = model.rollout_buffer._get_samples(np.arange(64))
+    assert float(data.actions.abs().max()) < 1
+    with torch.no_grad():
+        ratio = (model.policy.evaluate_actions(data.observations, data.actions)[1] - data.old_log_prob).exp()
+    advantages = (data.advantages - data.advantages.mean()) / data.advantages.std()
+    expected = float((ratio * advantages).mean())
+    assert dict(model.logger.name_to_value)["train/policy_objective"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_warns_of_a_batch_size_that_does_not_divide_the_rollout(space_env, tiny):

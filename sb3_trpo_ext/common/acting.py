@@ -16,7 +16,7 @@ from torch import nn
 
 from sb3_trpo_ext.common.actor import Actor
 from sb3_trpo_ext.common.observations import finite
-from sb3_trpo_ext.kernels.chain import Layer
+from sb3_trpo_ext.kernels.chain import Dense
 
 FloatArray = NDArray[np.float32]
 
@@ -44,8 +44,8 @@ class PolicyActing:
         return actions.reshape((-1, *self._policy.action_space.shape)).cpu().numpy()  # type: ignore[misc]
 
 
-_ARRAY_ACTIVATIONS: dict[type[nn.Module], Callable[[FloatArray], FloatArray]] = {
-    nn.Identity: lambda x: x,
+_ARRAY_ACTIVATIONS: dict[type, Callable[[FloatArray], FloatArray]] = {
+    type(None): lambda x: x,
     nn.Tanh: lambda x: np.tanh(x, out=x),
     nn.ReLU: lambda x: np.maximum(x, 0, out=x),
 }
@@ -61,12 +61,15 @@ class ArrayActing:
     :param policy: that the layers belong to
     """
 
-    def __init__(self, layers: list[Layer], policy: ActorCriticPolicy):
+    def __init__(self, layers: list[Dense], policy: ActorCriticPolicy):
         self._weights = [
-            (layer.affine.weight.detach().numpy().T.copy(), layer.affine.bias.detach().numpy().copy(),  # type: ignore[union-attr]
-             _ARRAY_ACTIVATIONS[type(layer.activation)])
+            (
+                layer.weight.detach().numpy().T.copy(),
+                layer.bias.detach().numpy().copy(),
+                _ARRAY_ACTIVATIONS[type(layer.activation)],
+            )
             for layer in layers
-        ]  # fmt: skip
+        ]
         self._sample = _sampler(policy)
 
     def __call__(self, observations: Any) -> NDArray[Any]:

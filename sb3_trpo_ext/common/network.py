@@ -22,7 +22,7 @@ from stable_baselines3.common.torch_layers import (
 from torch import Tensor, nn
 
 from sb3_trpo_ext.common.observations import Observations
-from sb3_trpo_ext.kernels.chain import Layer, layers_of
+from sb3_trpo_ext.kernels.chain import Dense, layers_of
 
 _DISTRIBUTIONS = (
     DiagGaussianDistribution,
@@ -43,7 +43,7 @@ class PlainNetwork:
     :param from_pixels: whether the chain begins in the extractor
     """
 
-    layers: list[Layer]
+    layers: list[Dense]
     policy: ActorCriticPolicy
     extractor: BaseFeaturesExtractor
     from_pixels: bool
@@ -66,7 +66,7 @@ class PlainNetwork:
         else:
             inputs = BasePolicy.extract_features(self.policy, observations, self.extractor)
         assert isinstance(inputs, Tensor)
-        return inputs.to(self.layers[0].affine.weight.dtype)
+        return inputs.to(self.layers[0].weight.dtype)
 
 
 def actor_network(policy: ActorCriticPolicy) -> PlainNetwork | None:
@@ -111,7 +111,9 @@ def _plain(
     else:
         return None
     layers = layers_of([*stem, *head])
-    return None if layers is None else PlainNetwork(layers, policy, extractor, bool(stem))
+    if layers is None or not all(parameter.requires_grad for layer in layers for parameter in layer.parameters):
+        return None
+    return PlainNetwork(layers, policy, extractor, bool(stem))
 
 
 def _has_sb3s(policy: ActorCriticPolicy, method: str) -> bool:

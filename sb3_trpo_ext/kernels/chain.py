@@ -5,8 +5,7 @@ A chain of affine layers and elementwise activations needs no autograd: with the
 J v and Jᵀ c are a few matrix products each, into buffers that are allocated once.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,82 +14,157 @@ from torch.nn.functional import conv2d
 
 from sb3_trpo_ext.kernels.vector import unflatten
 
-# Derivative of an activation, given its output y and (for leaky ones) its slope below zero.
-_DERIVATIVES: dict[type[nn.Module], Callable[[Tensor, Any], Tensor]] = {
+# Derivative of an activation, given its output y.
+_SLOPES: dict[type[nn.Module], Callable[[Tensor, Any], Tensor]] = {
     nn.Tanh: lambda y, _: 1 - y * y,
     nn.ReLU: lambda y, _: (y > 0).to(y.dtype),
     nn.Sigmoid: lambda y, _: y * (1 - y),
     nn.ELU: lambda y, module: torch.where(y > 0, 1.0, y + module.alpha),
-    nn.LeakyReLU: lambda y, module: torch.where(y > 0, torch.ones_like(y), module.negative_slope),
+    nn.LeakyReLU: lambda y, module: torch.where(y > 0, 1.0, module.negative_slope).to(y.dtype),
 }
 
 
-@dataclass(frozen=True)
-class Layer:
+class Dense:
     """
-    y = f(affine(x)), flattened to rows if ``flatten``.
+    y = f(W x + b) on rows.
 
-    :param affine: an ``nn.Linear`` or ``nn.Conv2d`` with bias
-    :param activation: f, one of those with a cheap derivative
-    :param flatten: whether the output is flattened from (n, channels, height, width) to (n, features)
+    :param weight: W, shape (out, in)
+    :param bias: b, shape (out,)
     """
 
-    affine: nn.Linear | nn.Conv2d
-    activation: nn.Module
-    flatten: bool
+    activation: nn.Module | None = None
+    """f; None for the identity."""
+    flatten = False
+    """Whether the layer's output is flattened to rows."""
+
+    def __init__(self, weight: Tensor, bias: Tensor):
+        self.weight = weight
+        self.bias = bias
 
     @property
     def parameters(self) -> tuple[Tensor, Tensor]:
-        return self.affine.weight, self.affine.bias  # type: ignore[return-value]
+        return self.weight, self.bias
 
-    @property
-    def geometry(self) -> tuple[Any, Any, Any, int]:
-        """Stride, padding, dilation and groups of a convolution."""
-        affine = self.affine
-        return affine.stride, affine.padding, affine.dilation, affine.groups  # type: ignore[return-value]
+    def affine(self, x: Tensor) -> Tensor:
+        """W x + b."""
+        return torch.addmm(self.bias, x, self.weight.t())
 
     def activate(self, z: Tensor) -> Tensor:
-        """The layer's output, given the affine map's."""
-        y: Tensor = self.activation(z)
-        return y.flatten(1) if self.flatten else y
+        """The layer's output, given the affine map's; may overwrite it."""
+        if self.flatten:
+            z = z.flatten(1)
+        if type(self.activation) is nn.Tanh:
+            return z.tanh_()
+        return z if self.activation is None else self.activation(z)
 
     def slope(self, y: Tensor) -> Tensor | None:
         """f' where the layer's output is y, shaped like y; None when it is 1 everywhere."""
-        kind = type(self.activation)
-        return None if kind is nn.Identity else _DERIVATIVES[kind](y, self.activation)
+        return None if self.activation is None else _SLOPES[type(self.activation)](y, self.activation)
+
+    def push(self, x: Tensor, dx: Tensor | None, d_weight: Tensor, d_bias: Tensor, out: Tensor) -> Tensor:
+        """d(W x + b) = dW x + db + W dx, where None stands for dx = 0; written into ``out``."""
+        torch.addmm(d_bias, x, d_weight.t(), out=out)
+        return out if dx is None else out.addmm_(dx, self.weight.t())
+
+    def write_gradient(self, x: Tensor, force: Tensor, g_weight: Tensor, g_bias: Tensor) -> None:
+        """The gradients of W and b, given the force on the affine map's output."""
+        torch.mm(force.t(), x, out=g_weight)
+        torch.sum(force, dim=0, out=g_bias)
+
+    def pull(self, x: Tensor, force: Tensor, out: Tensor) -> Tensor:
+        """The force on the input x, written into ``out``."""
+        return torch.mm(force, self.weight, out=out)
 
 
-def layers_of(modules: Sequence[nn.Module]) -> list[Layer] | None:
+class Convolution(Dense):
+    """
+    y = f(W ∗ x + b) on images.
+
+    :param module: with zero padding given as numbers
+    """
+
+    def __init__(self, module: nn.Conv2d):
+        assert module.bias is not None
+        super().__init__(module.weight, module.bias)
+        self._geometry: tuple[Any, Any, Any, int] = (module.stride, module.padding, module.dilation, module.groups)
+
+    def affine(self, x: Tensor) -> Tensor:
+        return self._convolve(x, self.weight, self.bias)
+
+    def push(self, x: Tensor, dx: Tensor | None, d_weight: Tensor, d_bias: Tensor, out: Tensor) -> Tensor:
+        change = self._convolve(x, d_weight, d_bias)
+        if dx is not None:
+            change += self._convolve(dx, self.weight, None)
+        return change.flatten(1) if self.flatten else change
+
+    def write_gradient(self, x: Tensor, force: Tensor, g_weight: Tensor, g_bias: Tensor) -> None:
+        _, weight, bias = self._backward(x, force, [False, True, True])
+        g_weight.copy_(weight)
+        g_bias.copy_(bias)
+
+    def pull(self, x: Tensor, force: Tensor, out: Tensor) -> Tensor:
+        return self._backward(x, force, [True, False, False])[0]
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return conv2d(x, weight, bias, *self._geometry)
+
+    def _backward(self, x: Tensor, force: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+        stride, padding, dilation, groups = self._geometry
+        if self.flatten:
+            sizes = zip(x.shape[2:], padding, dilation, self.weight.shape[2:], stride, strict=True)
+            shape = [(size + 2 * p - d * (kernel - 1) - 1) // s + 1 for size, p, d, kernel, s in sizes]
+            force = force.view(len(x), len(self.weight), *shape)
+        return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
+            force, x, self.weight, [len(self.weight)], stride, padding, dilation, False, [0, 0], groups, wanted
+        )
+
+
+def layers_of(modules: Sequence[nn.Module]) -> list[Dense] | None:
     """
     Group modules, applied one after the other, into layers.
 
-    :param modules: Linear, Conv2d, activations, Flatten
-    :return: None when a module is of another kind, is a subclass with behaviour of its own, or has hooks
+    :param modules: Linear, Conv2d, activations with a cheap derivative, Flatten
+    :return: layers that hold the modules' own parameters; None when a module is of another kind, is a subclass with
+        behaviour of its own, has no bias, or has hooks
     """
-    layers: list[Layer] = []
+    layers: list[Dense] = []
     for module in modules:
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            return None
         kind = type(module)
-        if (kind is nn.Linear or _is_plain_convolution(module)) and module.bias is not None:
-            layers.append(Layer(module, nn.Identity(), False))  # type: ignore[arg-type]
-        elif (
-            kind is nn.Flatten and layers and not layers[-1].flatten and module.start_dim == 1 and module.end_dim == -1
-        ):
-            layers[-1] = Layer(layers[-1].affine, layers[-1].activation, True)
-        elif kind in _DERIVATIVES and layers and type(layers[-1].activation) is nn.Identity:
-            layers[-1] = Layer(layers[-1].affine, module, layers[-1].flatten)
+        last = layers[-1] if layers else None
+        if _has_hooks(module):
+            return None
+        if kind is nn.Linear and module.bias is not None:
+            layers.append(Dense(module.weight, module.bias))  # type: ignore[arg-type]
+        elif _is_plain_convolution(module):
+            layers.append(Convolution(module))  # type: ignore[arg-type]
+        elif kind is nn.Flatten and module.start_dim == 1 and module.end_dim == -1 and isinstance(last, Convolution):
+            last.flatten = True
+        elif kind in _SLOPES and last is not None and last.activation is None:
+            last.activation = module
         else:
             return None
     return layers
 
 
+def _has_hooks(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
+
+
 def _is_plain_convolution(module: nn.Module) -> bool:
-    return type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    if type(module) is not nn.Conv2d or module.bias is None:
+        return False
+    return module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
-def _flattens_rows(module: nn.Module) -> bool:
-    return type(module) is nn.Flatten and module.start_dim == 1 and module.end_dim == -1
+def forward(layers: Sequence[Dense], x: Tensor) -> Tensor:
+    """
+    :param x: shape (n, …)
+    :return: the chain's output, shape (n, k)
+    """
+    for layer in layers:
+        x = layer.activate(layer.affine(x))
+    return x
 
 
 class ChainLinearization:
@@ -101,76 +175,67 @@ class ChainLinearization:
     :param inputs: shape (n, …), constant in θ
     """
 
+    value: tuple[Tensor, ...]
+
     @torch.no_grad()
-    def __init__(self, layers: Sequence[Layer], inputs: Tensor):
-        self._layers = layers
-        self._parameters = [parameter.detach() for layer in layers for parameter in layer.parameters]
+    def __init__(self, layers: Sequence[Dense], inputs: Tensor):
+        self.layers = layers
+        self.inputs: list[Tensor] = []  # of each layer
+        self._slopes: list[Tensor | None] = []  # f' at each layer's output
+        self._parameters = [parameter for layer in layers for parameter in layer.parameters]
         self._size = sum(parameter.numel() for parameter in self._parameters)
-        self._inputs: list[Tensor] = []  # of each layer
-        self._slopes: list[Tensor | None] = []  # f' at each layer's output; None for the identity
-        self._shapes: list[torch.Size] = []  # of the affine map's outputs, before any flattening
+        x = inputs
         for layer in layers:
-            self._inputs.append(inputs)
-            z = layer.affine(inputs)
-            self._shapes.append(z.shape)
-            inputs = layer.activate(z)
-            self._slopes.append(layer.slope(inputs))
-        self.value: tuple[Tensor, ...] = (inputs,)
-        # Room for what flows through the input of each dense layer but the first, in either direction.
+            self.inputs.append(x)
+            x = layer.activate(layer.affine(x))
+            self._slopes.append(layer.slope(x))
+        self.value = (x,)
+        # Room for what flows through each layer's output but the last, in either direction; convolutions need none.
         self._buffers = [
-            torch.empty_like(x) if isinstance(layer.affine, nn.Linear) else x.new_empty(0)
-            for layer, x in zip(layers[1:], self._inputs[1:], strict=True)
+            x.new_empty(0) if type(layer) is Convolution else torch.empty_like(y)
+            for layer, y in zip(layers[1:], self.inputs[1:], strict=True)
         ]
 
+    @torch.no_grad()
     def jvp(self, tangent: Tensor) -> tuple[Tensor, ...]:
         pieces = unflatten(tangent, self._parameters)
+        outputs = [*self._buffers, torch.empty_like(self.value[0])]
         change: Tensor | None = None  # of the layer's input; None stands for zero
-        for i, slope in enumerate(self._slopes):
-            change = self._push(i, change, *pieces[2 * i : 2 * i + 2])
-            if slope is not None:
-                change.mul_(slope)
+        for i, layer in enumerate(self.layers):
+            change = layer.push(self.inputs[i], change, pieces[2 * i], pieces[2 * i + 1], outputs[i])
+            _scale(change, self._slopes[i])
         assert change is not None
         return (change,)
 
+    @torch.no_grad()
     def vjp(self, cotangent: Sequence[Tensor]) -> Tensor:
         gradient = self.value[0].new_empty(self._size)
         pieces = unflatten(gradient, self._parameters)
-        force = cotangent[0].clone()  # on the layer's output
-        for i in reversed(range(len(self._layers))):
-            slope = self._slopes[i]
-            if slope is not None:
-                force.mul_(slope)
-            force = self._pull(i, force, *pieces[2 * i : 2 * i + 2])
+        for i, force in self.forces(cotangent):
+            self.layers[i].write_gradient(self.inputs[i], force, *pieces[2 * i : 2 * i + 2])
         return gradient
 
-    def _push(self, i: int, change: Tensor | None, d_weight: Tensor, d_bias: Tensor) -> Tensor:
-        """d(W x + b) = dW x + db + W dx, for layer i."""
-        layer, x, weight = self._layers[i], self._inputs[i], self._parameters[2 * i]
-        if isinstance(layer.affine, nn.Conv2d):
-            out = conv2d(x, d_weight, d_bias, *layer.geometry)
-            if change is not None:
-                out += conv2d(change.view_as(x), weight, None, *layer.geometry)
-            return out.flatten(1) if layer.flatten else out
-        last = i == len(self._layers) - 1
-        out = x.new_empty(self._shapes[i]) if last else self._buffers[i]
-        torch.addmm(d_bias, x, d_weight.t(), out=out)
-        return out if change is None else out.addmm_(change, weight.t())
+    @torch.no_grad()
+    def forces(self, cotangent: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+        """
+        Back-propagate, without gradients.
 
-    def _pull(self, i: int, force: Tensor, g_weight: Tensor, g_bias: Tensor) -> Tensor:
-        """Write the gradients of layer i's weight and bias, and return the force on its input."""
-        layer, x, weight = self._layers[i], self._inputs[i], self._parameters[2 * i]
-        if isinstance(layer.affine, nn.Conv2d):
-            stride, padding, dilation, groups = layer.geometry
-            g_x, g_w, g_b = torch.ops.aten.convolution_backward(
-                force.view(self._shapes[i]),
-                x, weight, [len(weight)], stride, padding, dilation, False, [0, 0], groups, [i > 0, True, True],
-            )  # fmt: skip
-            g_weight.copy_(g_w)
-            g_bias.copy_(g_b)
-            return g_x  # type: ignore[no-any-return]
-        torch.mm(force.t(), x, out=g_weight)
-        torch.sum(force, dim=0, out=g_bias)
-        return torch.mm(force, weight, out=self._buffers[i - 1]) if i > 0 else force
+        :param cotangent: one tensor shaped like the output
+        :return: from the last layer to the first, its index and the force on its affine map's output, which is valid
+            until the next is asked for
+        """
+        force = cotangent[0].clone()
+        for i in reversed(range(len(self.layers))):
+            _scale(force, self._slopes[i])
+            yield i, force
+            if i > 0:
+                force = self.layers[i].pull(self.inputs[i], force, self._buffers[i - 1])
+
+
+def _scale(tensor: Tensor, factor: Tensor | None) -> None:
+    """Multiply in place, where None stands for 1."""
+    if factor is not None:
+        tensor.mul_(factor)
 
 
 class GaussianLinearization:
@@ -182,25 +247,17 @@ class GaussianLinearization:
     :param log_std: shape (d,)
     """
 
+    value: tuple[Tensor, ...]
+
     def __init__(self, mean: ChainLinearization, log_std: Tensor):
-        self._mean = mean
+        self.mean = mean
         self._std = log_std.detach().exp()
-        self.value: tuple[Tensor, ...] = (*mean.value, self._std.expand_as(mean.value[0]))
+        self.value = (*mean.value, self._std.expand_as(mean.value[0]))
 
     def jvp(self, tangent: Tensor) -> tuple[Tensor, ...]:
         d = len(self._std)
-        (change,) = self._mean.jvp(tangent[d:])
+        (change,) = self.mean.jvp(tangent[d:])
         return change, (self._std * tangent[:d]).expand_as(change)
 
     def vjp(self, cotangent: Sequence[Tensor]) -> Tensor:
-        return torch.cat([self._std * cotangent[1].sum(dim=0), self._mean.vjp(cotangent[:1])])
-
-
-def forward(layers: Sequence[Layer], inputs: Tensor) -> Tensor:
-    """
-    :param inputs: shape (n, …)
-    :return: the chain's output, shape (n, k)
-    """
-    for layer in layers:
-        inputs = layer.activate(layer.affine(inputs))
-    return inputs
+        return torch.cat([self._std * cotangent[1].sum(dim=0), self.mean.vjp(cotangent[:1])])

@@ -64,6 +64,15 @@ class Family(ABC):
         """
 
     @abstractmethod
+    def sample_score(self) -> tuple[Tensor, ...]:
+        """
+        ∇_φ log p(a) for one action a per row, drawn from the family with torch's global generator. Its covariance is
+        the Fisher information M.
+
+        :return: shaped like :attr:`statistics`
+        """
+
+    @abstractmethod
     def metric(self, tangent: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """
         M t, where M is the Fisher information of the family in φ: the Hessian of KL(self ‖ ·) at self.
@@ -108,6 +117,10 @@ class Gaussian(Family):
         shift = (self.mean - new.mean) / new.std
         return (0.5 * (ratio * ratio + shift * shift - 1) - ratio.log()).sum(dim=1)
 
+    def sample_score(self) -> tuple[Tensor, ...]:
+        z = torch.randn_like(self.mean)
+        return z / self.std, (z * z - 1) / self.std
+
     def metric(self, tangent: Sequence[Tensor]) -> tuple[Tensor, ...]:
         precision = self.std.pow(-2)
         return precision * tangent[0], 2 * precision * tangent[1]
@@ -144,6 +157,11 @@ class Categorical(Family):
     def kl(self, new: "Categorical") -> Tensor:
         log_p = self.logits.log_softmax(dim=1)
         return (log_p.exp() * (log_p - new.logits.log_softmax(dim=1))).sum(dim=1)
+
+    def sample_score(self) -> tuple[Tensor, ...]:
+        p = self.logits.softmax(dim=1)
+        chosen = torch.zeros_like(p).scatter_(1, p.multinomial(1), 1.0)
+        return (chosen - p,)
 
     def metric(self, tangent: Sequence[Tensor]) -> tuple[Tensor, ...]:
         p = self.logits.softmax(dim=1)
@@ -188,6 +206,9 @@ class MultiCategorical(Family):
     def kl(self, new: "MultiCategorical") -> Tensor:
         return _total([old.kl(choice) for old, choice in zip(self.choices, new.choices, strict=True)])
 
+    def sample_score(self) -> tuple[Tensor, ...]:
+        return (torch.cat([choice.sample_score()[0] for choice in self.choices], dim=1),)
+
     def metric(self, tangent: Sequence[Tensor]) -> tuple[Tensor, ...]:
         blocks = zip(self.choices, torch.split(tangent[0], list(self.sizes), dim=1), strict=True)
         return (torch.cat([choice.metric((block,))[0] for choice, block in blocks], dim=1),)
@@ -224,6 +245,10 @@ class Bernoulli(Family):
         return self._cross(
             logsigmoid(self.logits) - logsigmoid(new.logits), logsigmoid(-self.logits) - logsigmoid(-new.logits)
         )
+
+    def sample_score(self) -> tuple[Tensor, ...]:
+        p = self.logits.sigmoid()
+        return (p.bernoulli() - p,)
 
     def metric(self, tangent: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return (self.logits.sigmoid() * (-self.logits).sigmoid() * tangent[0],)

@@ -21,6 +21,8 @@ from torch import nn
 from sb3_trpo_ext.common.acting import acting
 from sb3_trpo_ext.common.actor import Actor
 from sb3_trpo_ext.common.observations import finite
+from sb3_trpo_ext.common.threads import torch_threads
+from sb3_trpo_ext.kernels.vector import count
 
 # Numbers that go through the network at once when the rollout is evaluated: bounds memory for images.
 CHUNK = 2**22
@@ -37,7 +39,12 @@ def can_collect_fast(policy: ActorCriticPolicy, buffer: RolloutBuffer) -> bool:
 
 
 def collect_fast(
-    model: OnPolicyAlgorithm, actor: Actor, env: VecEnv, callback: BaseCallback, buffer: RolloutBuffer
+    model: OnPolicyAlgorithm,
+    actor: Actor,
+    env: VecEnv,
+    callback: BaseCallback,
+    buffer: RolloutBuffer,
+    num_threads: int | None = None,
 ) -> bool:
     """
     Fill a rollout buffer as ``OnPolicyAlgorithm.collect_rollouts`` does, with the same trajectory for the same seed.
@@ -50,6 +57,7 @@ def collect_fast(
     :param env: to step in
     :param callback: called as SB3 does
     :param buffer: to fill, of SB3's own class
+    :param num_threads: of torch when the rollout is evaluated; None chooses
     :return: False if the callback ended training
     """
     assert model._last_obs is not None
@@ -98,7 +106,8 @@ def collect_fast(
         model._last_obs = new_obs  # type: ignore[assignment]
         model._last_episode_starts = dones
 
-    values, log_probs = _evaluate(policy, buffer)
+    with torch_threads(num_threads, buffer.buffer_size * buffer.n_envs, count(list(policy.parameters()))):
+        values, log_probs = _evaluate(policy, buffer)
     for step, i, observation in timeouts:
         buffer.rewards[step, i] += model.gamma * _value(policy, observation)
     with torch.no_grad():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from sb3_trpo_ext.kernels.vector import unflatten
+from sb3_trpo_ext.kernels.vector import count, unflatten
 
 # Derivative of an activation, given its output y.
 _SLOPES: dict[type[nn.Module], Callable[[Tensor, Any], Tensor]] = {
@@ -20,7 +20,7 @@ _SLOPES: dict[type[nn.Module], Callable[[Tensor, Any], Tensor]] = {
     nn.ReLU: lambda y, _: (y > 0).to(y.dtype),
     nn.Sigmoid: lambda y, _: y * (1 - y),
     nn.ELU: lambda y, module: torch.where(y > 0, 1.0, y + module.alpha),
-    nn.LeakyReLU: lambda y, module: torch.where(y > 0, 1.0, module.negative_slope).to(y.dtype),
+    nn.LeakyReLU: lambda y, module: torch.where(y > 0, torch.ones_like(y), module.negative_slope),
 }
 
 
@@ -183,7 +183,7 @@ class ChainLinearization:
         self.inputs: list[Tensor] = []  # of each layer
         self._slopes: list[Tensor | None] = []  # f' at each layer's output
         self._parameters = [parameter for layer in layers for parameter in layer.parameters]
-        self._size = sum(parameter.numel() for parameter in self._parameters)
+        self._size = count(self._parameters)
         x = inputs
         for layer in layers:
             self.inputs.append(x)

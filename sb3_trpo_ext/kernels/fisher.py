@@ -36,6 +36,29 @@ class Fisher:
         return product.mul_(self._weight).add_(vector, alpha=self._damping)
 
 
+class GaussNewton:
+    """
+    The damped Gauss-Newton matrix of a squared error,  H + λI  with  H = (1/n) Σ_i j_i j_iᵀ, where j_i = ∂V(state i)/∂w
+    (Schulman et al. 2016, section 5).
+
+    :param linearization: w → V at n states
+    :param damping: λ ≥ 0
+    """
+
+    def __init__(self, linearization: Linearization, damping: float):
+        self._linearization = linearization
+        self._damping = damping
+        self._weight = 1 / linearization.value[0].shape[0]
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        """
+        :param vector: v, shape (p,)
+        :return: (H + λI) v, shape (p,)
+        """
+        product = self._linearization.vjp(self._linearization.jvp(vector))
+        return product.mul_(self._weight).add_(vector, alpha=self._damping)
+
+
 class Identity:
     """The curvature of the distance ½‖θ − θ_old‖²: the identity matrix."""
 

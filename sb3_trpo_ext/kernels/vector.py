@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def count(tensors: Sequence[Tensor]) -> int:
+    """The length of the vector that tensors make."""
+    return sum(tensor.numel() for tensor in tensors)
+
+
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
     """
     Concatenate tensors of any shapes into a new vector.

@@ -20,9 +20,11 @@ from torch import Tensor
 from sb3_trpo_ext.common.actor import Actor
 from sb3_trpo_ext.common.batch import Batch
 from sb3_trpo_ext.common.observations import Observations, every
+from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization
 from sb3_trpo_ext.kernels.conjugate_gradient import CGResult, CGStop, Operator, conjugate_gradient
 from sb3_trpo_ext.kernels.families import Family, Gaussian
 from sb3_trpo_ext.kernels.fisher import Fisher, Identity
+from sb3_trpo_ext.kernels.kfac import KroneckerPreconditioner
 from sb3_trpo_ext.kernels.line_search import LineSearchResult, Trial, backtrack, full_step
 from sb3_trpo_ext.kernels.linearize import Linearization
 from sb3_trpo_ext.kernels.vector import assign, flatten
@@ -40,6 +42,7 @@ class TrustRegion:
     :param damping: λ ≥ 0, added to the diagonal of the Fisher matrix
     :param cg_max_steps: limit of the conjugate gradient's steps
     :param cg_tolerance: its relative residual at which it stops
+    :param preconditioner: "kfac", or None
     :param curvature_every: the Fisher matrix uses every k-th state, k ≥ 1
     :param shrink: factor of the line search, in (0, 1)
     :param max_trials: of the line search; 0 takes the full step unconditionally (natural policy gradient)
@@ -52,6 +55,7 @@ class TrustRegion:
     damping: float
     cg_max_steps: int
     cg_tolerance: float
+    preconditioner: str | None
     curvature_every: int
     shrink: float
     max_trials: int
@@ -185,8 +189,8 @@ def trust_region_step(actor: Actor, batch: Batch, region: TrustRegion) -> Policy
 
     scale = 1.0 / old.averaged_dimensions if region.kl_reduction == "mean" else 1.0
     damping = region.damping if region.geometry == "kl" else 0.0
-    F = _curvature(actor, old, linearization, batch.observations, region, scale)
-    solution = conjugate_gradient(F, g, region.cg_max_steps, region.cg_tolerance)  # F x ≈ g
+    F, P = _curvature(actor, old, linearization, batch.observations, region, scale)
+    solution = conjugate_gradient(F, g, region.cg_max_steps, region.cg_tolerance, P)  # F x ≈ g
     x, xFx = solution.x, solution.quadratic_form(g)
     have_direction = time.perf_counter()
 
@@ -251,13 +255,19 @@ def _curvature(
     observations: Observations,
     region: TrustRegion,
     scale: float,
-) -> Operator:
-    """The matrix of the trust region: F + λI, on every k-th state if asked for, or the identity."""
+) -> tuple[Operator, Operator | None]:
+    """
+    The matrix of the trust region (F + λI, on every k-th state if asked for, or the identity) and the preconditioner.
+    """
     if region.geometry == "euclidean":
-        return Identity()
+        return Identity(), None
     if region.curvature_every > 1:
         old, linearization = actor.linearize(every(observations, region.curvature_every))
-    return Fisher(linearization, old, region.damping, scale)
+    fisher = Fisher(linearization, old, region.damping, scale)
+    if region.preconditioner is None:
+        return fisher, None
+    assert isinstance(linearization, (ChainLinearization, GaussianLinearization))
+    return fisher, KroneckerPreconditioner(linearization, old, region.damping, scale)
 
 
 def _check(region: TrustRegion, solution: CGResult, xFx: float) -> StepStatus:

@@ -19,10 +19,9 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.common.actor import Actor
-from sb3_trpo_ext.common.batch import full_batch
-from sb3_trpo_ext.common.critic import critic_optimizer, fit_critic
+from sb3_trpo_ext.common.batch import Batch, full_batch
+from sb3_trpo_ext.common.critic import Critic, CriticFit, fit_by_gradient_descent, fit_in_trust_region
 from sb3_trpo_ext.common.diagnostics import record
-from sb3_trpo_ext.common.network import PlainNetwork, critic_network
 from sb3_trpo_ext.common.rollout import (
     NormalizationKeeper,
     acting_on_finite_observations,
@@ -30,6 +29,9 @@ from sb3_trpo_ext.common.rollout import (
     collect_fast,
 )
 from sb3_trpo_ext.common.settings import Rule, check, number, one_of, schedule, schedule_of, whole
+from sb3_trpo_ext.common.threads import torch_threads
+from sb3_trpo_ext.kernels.chain import Dense
+from sb3_trpo_ext.kernels.vector import count
 from sb3_trpo_ext.trpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_trpo_ext.trpo.step import StepStatus, TrustRegion, trust_region_step
 
@@ -66,6 +68,10 @@ RULES = (
     Rule("sub_sampling_factor", whole(1), "a whole number >= 1", "1 uses all samples."),
     Rule("curvature_sampling_factor", whole(1), "a whole number >= 1", "1 uses all states."),
     Rule("kl_reduction", one_of("sum", "mean"), '"sum" or "mean"', '"sum" is the paper\'s, "mean" sb3-contrib\'s.'),
+    Rule("cg_preconditioner", one_of(None, "kfac"), 'None or "kfac"', "None is the plain conjugate gradient."),
+    Rule("critic", one_of("adam", "trust_region"), '"adam" or "trust_region"', '"adam" is sb3-contrib\'s.'),
+    Rule("critic_max_kl", number(0, open_low=True), "a number > 0", "0.1 is usual."),
+    Rule("num_threads", lambda value: value is None or whole(1)(value), "None or a whole number >= 1", "None chooses."),
     Rule("trust_region", one_of("kl", "euclidean"), '"kl" or "euclidean"', '"kl" is TRPO.'),
 )
 
@@ -82,7 +88,7 @@ class TRPO(OnPolicyAlgorithm):
     1. The mean KL over the sampled states stands for the maximum over all states (as in the paper's experiments); the
        maximum over the batch is logged beside it.
     2. The Fisher matrix is damped by ``cg_damping`` · I.
-    3. The critic is a network, fitted by minibatch Adam, not a time-varying linear baseline.
+    3. The critic is a network, fitted by minibatch Adam or in a trust region of its own (Schulman et al. 2016).
 
     Differs from sb3-contrib's TRPO:
 
@@ -109,7 +115,8 @@ class TRPO(OnPolicyAlgorithm):
     :param line_search_shrinking_factor: in (0, 1). Higher searches more finely.
     :param line_search_max_iter: trials of the line search; 0 takes the full step (natural policy gradient), whose KL
         may exceed ``target_kl``
-    :param n_critic_updates: passes of the critic over each rollout
+    :param n_critic_updates: passes of the critic over each rollout; with ``critic="trust_region"`` its number of
+        steps, of which 3 to 6 are enough
     :param gae_lambda: in [0, 1]. Higher means less bias and more variance of the advantages.
     :param use_sde: generalized state-dependent exploration (Box only)
     :param sde_sample_freq: steps between new exploration noise for gSDE; −1 for once per rollout
@@ -131,6 +138,13 @@ class TRPO(OnPolicyAlgorithm):
     :param trust_region: "kl", or "euclidean" for a step of length √(2 · target_kl) along the plain gradient
     :param cg_tolerance: relative residual at which the conjugate gradient stops
     :param ent_coef: weight of the mean entropy in the objective, ≥ 0. Higher explores more.
+    :param cg_preconditioner: None, or "kfac" (Kronecker-factored; policies of dense layers), which on Gaussian policies
+        takes the conjugate gradient to the same residual in two to four times fewer steps
+    :param critic: "adam" for minibatch gradient descent with the policy's optimizer, or "trust_region" for Gauss-Newton
+        steps on the whole rollout, without a learning rate
+    :param critic_max_kl: ε > 0, the size of the critic's trust region. Higher follows the last rollout more closely.
+    :param num_threads: of torch during an update; None for 1 with small networks, where more only get in one another's
+        way, and the present setting with large ones. The setting is put back afterwards.
     :param fast_kernels: differentiate plain networks (dense layers and convolutions with simple activations) by hand;
         False for autograd always. The results are the same to rounding.
     :param fast_collection: compute values and log-probabilities in one batch at the end of the rollout, so that
@@ -146,7 +160,7 @@ class TRPO(OnPolicyAlgorithm):
     }
     policy: ActorCriticPolicy
     actor: Actor
-    critic_network: PlainNetwork | None
+    _critic: Critic
 
     def __init__(
         self,
@@ -180,6 +194,10 @@ class TRPO(OnPolicyAlgorithm):
         trust_region: str = "kl",
         cg_tolerance: float = 1e-4,
         ent_coef: float = 0.0,
+        cg_preconditioner: str | None = None,
+        critic: str = "adam",
+        critic_max_kl: float = 0.1,
+        num_threads: int | None = None,
         fast_kernels: bool = True,
         fast_collection: bool = True,
         _init_setup_model: bool = True,
@@ -219,6 +237,10 @@ class TRPO(OnPolicyAlgorithm):
         self.trust_region = trust_region
         self.sub_sampling_factor = sub_sampling_factor
         self.curvature_sampling_factor = curvature_sampling_factor
+        self.cg_preconditioner = cg_preconditioner
+        self.critic = critic
+        self.critic_max_kl = critic_max_kl
+        self.num_threads = num_threads
         self.fast_kernels = fast_kernels
         self.fast_collection = fast_collection
         self._n_line_search_failures = 0
@@ -233,12 +255,26 @@ class TRPO(OnPolicyAlgorithm):
         super()._setup_model()
         self.policy.set_training_mode(False)  # tracing must not move batch statistics or draw random numbers
         self.actor = Actor(self.policy, self.fast_kernels)
-        self.policy.optimizer = critic_optimizer(self.policy, self.actor.critic_parameters(), self.lr_schedule(1))
-        shared = sum(parameter.numel() for parameter in self.actor.shared_parameters())
-        self.critic_network = critic_network(self.policy, not shared) if self.fast_kernels else None
+        self._critic = Critic(self.policy, self.actor, self.lr_schedule(1), self.fast_kernels)
+        shared = count(self.actor.shared_parameters())
         self.policy.set_training_mode(True)
-        if shared and self.verbose >= 1:
-            print(f"Actor and critic share {shared} parameters, which only the trust-region step trains.")
+        if self.cg_preconditioner == "kfac" and not self._has_dense_actor():
+            raise ValueError(
+                'TRPO(cg_preconditioner="kfac") needs an actor of dense layers alone and fast_kernels=True, got a '
+                f"{self.policy_class.__name__}. Set it to None."
+            )
+        if self.verbose >= 1:
+            ways = [
+                "by autograd" if network is None else "by hand"
+                for network in (self.actor.network, self._critic.network)
+            ]
+            print(f"Derivatives of the actor {ways[0]}, of the critic {ways[1]}")
+            if shared:
+                print(f"Actor and critic share {shared} parameters, which only the trust-region step trains")
+
+    def _has_dense_actor(self) -> bool:
+        network = self.actor.network
+        return network is not None and all(type(layer) is Dense for layer in network.layers)
 
     def _check_sizes(self) -> None:
         if not isinstance(self.action_space, ACTION_SPACES):
@@ -266,7 +302,7 @@ class TRPO(OnPolicyAlgorithm):
         super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor", "critic_network", "_normalization"]
+        return [*super()._excluded_save_params(), "actor", "_critic", "_normalization"]
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -275,7 +311,7 @@ class TRPO(OnPolicyAlgorithm):
         started = time.perf_counter()
         self._normalization = NormalizationKeeper(env)
         if self.fast_collection and can_collect_fast(self.policy, rollout_buffer):
-            complete = collect_fast(self, self.actor, env, callback, rollout_buffer)
+            complete = collect_fast(self, self.actor, env, callback, rollout_buffer, self.num_threads)
         else:
             with acting_on_finite_observations(self.policy):
                 complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
@@ -295,15 +331,22 @@ class TRPO(OnPolicyAlgorithm):
             samples = samples.normalized()
         region = self._trust_region()
         self.policy.set_training_mode(False)
-        step = trust_region_step(self.actor, samples, region)
+        with torch_threads(self.num_threads, len(samples.advantages), count(self.actor.parameters)):
+            step = trust_region_step(self.actor, samples, region)
         self._n_line_search_failures += step.status is StepStatus.LINE_SEARCH_FAILED
 
         self.policy.set_training_mode(True)
-        parameters = self.actor.critic_parameters()
-        fit = fit_critic(self.policy, parameters, self.critic_network, batch, self.batch_size, self.n_critic_updates)
+        rows = self.batch_size if self.critic == "adam" else len(batch.returns)
+        with torch_threads(self.num_threads, rows, count(self._critic.parameters)):
+            fit = self._fit_critic(batch)
 
         self._n_updates += 1
         record(self.logger, step, fit, {"train/target_kl": region.max_kl}, self._counts())
+
+    def _fit_critic(self, batch: Batch) -> CriticFit:
+        if self.critic == "adam":
+            return fit_by_gradient_descent(self._critic, batch, self.batch_size, self.n_critic_updates)
+        return fit_in_trust_region(self._critic, batch, self.critic_max_kl, self.n_critic_updates, self.cg_max_steps)
 
     def _trust_region(self) -> TrustRegion:
         """The settings as they are now; they may have changed since the last update."""
@@ -315,6 +358,7 @@ class TRPO(OnPolicyAlgorithm):
             damping=self.cg_damping,
             cg_max_steps=self.cg_max_steps,
             cg_tolerance=self.cg_tolerance,
+            preconditioner=self.cg_preconditioner,
             curvature_every=self.curvature_sampling_factor,
             shrink=self.line_search_shrinking_factor,
             max_trials=self.line_search_max_iter,

@@ -116,16 +116,16 @@ def learn_features(case):
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_accepted_step_rises_within_the_region(name, fast, reduction):
     case = Case(name, fast)
-    start = float(case.objective())
+    start = case.objective().item()
     step = case.step(kl_reduction=reduction)
     scale = 1 / case.dimensions if reduction == "mean" else 1
     assert step.status is StepStatus.ACCEPTED
     assert float(scale * case.kl().mean()) <= DELTA * (1 + 1e-12)
-    assert float(case.objective()) > start
+    assert case.objective().item() > start
     assert step.kl_mean == pytest.approx(float(scale * case.kl().mean()), rel=1e-9)
     assert step.kl_max == pytest.approx(float(scale * case.kl().max()), rel=1e-9)
     assert step.objective_before == pytest.approx(start, rel=1e-9)
-    assert step.objective_after == pytest.approx(float(case.objective()), rel=1e-9)
+    assert step.objective_after == pytest.approx(case.objective().item(), rel=1e-9)
     assert step.kl_mean > DELTA / 20, "the step must not be needlessly short"
 
 
@@ -133,11 +133,11 @@ def test_accepted_step_rises_within_the_region(name, fast, reduction):
 @each_way
 def test_single_precision_stays_within_the_region(name, fast):
     case = Case(name, fast, precise=False, n=200)
-    start = float(case.objective())
+    start = case.objective().item()
     step = case.step()
     assert step.status is StepStatus.ACCEPTED
     assert float(case.kl().mean()) <= DELTA * (1 + 1e-4)
-    assert float(case.objective()) > start
+    assert case.objective().item() > start
     assert all(parameter.dtype == torch.float32 for parameter in case.actor.parameters)
 
 
@@ -198,7 +198,7 @@ def test_step_is_the_one_of_dense_algebra(name, fast, changes):
 def test_line_search_takes_the_first_point_that_will_do(name):
     """Each larger fraction of the step, tried by hand, is outside the region or no improvement."""
     case = Case(name)
-    start = float(case.objective())
+    start = case.objective().item()
     step = case.step(**BEYOND, shrink=0.7, max_trials=30)
     taken = case.moved_by()
     assert step.status is StepStatus.ACCEPTED
@@ -206,7 +206,7 @@ def test_line_search_takes_the_first_point_that_will_do(name):
     for i in range(step.line_search.trials):
         fraction = 0.7 ** (i - step.line_search.trials + 1)
         torch.nn.utils.vector_to_parameters(case.theta + fraction * taken, case.actor.parameters)
-        inside = float(case.kl().mean()) <= BEYOND["max_kl"] and float(case.objective()) > start
+        inside = float(case.kl().mean()) <= BEYOND["max_kl"] and case.objective().item() > start
         assert inside == (i == step.line_search.trials - 1)
 
 
@@ -351,9 +351,9 @@ def test_entropy_bonus_raises_the_entropy(name):
     """Without advantages, the bonus is all there is."""
     case = learn_features(Case(name))
     case.batch = replace(case.batch, advantages=torch.zeros_like(case.batch.advantages))
-    before = float(reference_entropy(case.distributions()).mean())
+    before = reference_entropy(case.distributions()).mean().item()
     step = case.step(ent_coef=0.01)
-    after = float(reference_entropy(case.distributions()).mean())
+    after = reference_entropy(case.distributions()).mean().item()
     assert step.status is StepStatus.ACCEPTED
     assert after > before
     assert step.entropy == pytest.approx(after, rel=1e-9)
@@ -365,9 +365,9 @@ def test_reported_entropy_and_width_are_of_the_new_policy(name):
     case = Case(name)
     step = case.step()
     new = case.distributions()
-    assert step.entropy == pytest.approx(float(reference_entropy(new).mean()), rel=1e-9)
+    assert step.entropy == pytest.approx(reference_entropy(new).mean().item(), rel=1e-9)
     if case.kind is kind_of("box"):
-        assert step.std == pytest.approx(float(new[0].base_dist.scale.mean()), rel=1e-9)
+        assert step.std == pytest.approx(new[0].base_dist.scale.mean().item(), rel=1e-9)
     else:
         assert step.std is None
 

@@ -1,0 +1,39 @@
+"""
+Measurements beside sb3-contrib's TRPO::
+
+    python -m sb3_trpo_ext.bench speed --quick
+"""
+
+import argparse
+import sys
+
+#: Modules that only the ``bench`` extra installs.
+FROM_THE_EXTRA = {"matplotlib"}
+
+
+def main(arguments: list[str]) -> None:
+    """
+    Run a subcommand.
+
+    :param arguments: its name and its options
+    """
+    try:
+        from sb3_trpo_ext.bench import speed
+    except ModuleNotFoundError as error:
+        if error.name not in FROM_THE_EXTRA:
+            raise
+        sys.exit(f"The benchmark needs {error.name}, which is missing: pip install 'sb3-trpo-ext[bench]'")
+
+    parser = argparse.ArgumentParser(prog="python -m sb3_trpo_ext.bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for module in (speed,):
+        summary = (module.__doc__ or "").partition(": ")[2]
+        command = commands.add_parser(module.__name__.rpartition(".")[2], help=summary, description=summary)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    options = parser.parse_args(arguments)
+    options.run(options, arguments)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,122 @@
+"""The measurements as a picture: ratios of all cases, and what an update costs against its size."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+# Part of training → colour.
+COLOURS = {
+    "end to end": "#000000",
+    "rollout": "#0072b2",
+    "policy update": "#d55e00",
+    "critic": "#009e73",
+}
+GOAL = 3.0  # times faster: what this package is for
+WIDTH = 6.5  # inches, of a panel
+Document = dict[str, Any]
+
+
+def draw(document: Document, path: Path) -> None:
+    """
+    One column for each number of threads: above, the ratios of the training cases; below, the policy update's time
+    against the number of samples.
+
+    :param document: as ``speed`` writes it
+    :param path: of the PNG to write
+    """
+    threads = sorted({result["threads"] for result in document["results"]})
+    training = [result for result in document["results"] if not result["case"].startswith("update/")]
+    updates = [result for result in document["results"] if result["case"].startswith("update/")]
+    if not threads:
+        return
+    cases = list(dict.fromkeys(result["case"] for result in training))
+    heights = [1.2 + 0.42 * len(cases)] * bool(training) + [4.2] * bool(updates)
+    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(WIDTH * len(threads) + 1.5, sum(heights) + 0.6), layout="constrained")
+        axes = figure.subplots(len(heights), len(threads), squeeze=False, sharey="row", height_ratios=heights)
+        for column, count in enumerate(threads):
+            panels = [row[column] for row in axes]
+            if training:
+                _ratios(panels.pop(0), [one for one in training if one["threads"] == count], cases)
+            if updates:
+                _costs(panels.pop(0), [one for one in updates if one["threads"] == count])
+            axes[0][column].set_title(f"{count} thread" + "s" * (count > 1), loc="left", fontweight="bold")
+        figure.suptitle(_caption(document), fontsize=9, color="#555555")
+        figure.savefig(path, dpi=120)
+
+
+def _ratios(axes: Axes, results: list[Document], cases: list[str]) -> None:
+    """A row for each case, a dot with its range for each part."""
+    for i, (part, colour) in enumerate(COLOURS.items()):
+        offset = (i - (len(COLOURS) - 1) / 2) * 0.17
+        summaries = [(cases.index(one["case"]) + offset, one["parts"][part]) for one in results]
+        axes.errorbar(
+            [summary["ratio"] for _, summary in summaries],
+            [row for row, _ in summaries],
+            xerr=[
+                [summary["ratio"] - summary["lowest"] for _, summary in summaries],
+                [summary["highest"] - summary["ratio"] for _, summary in summaries],
+            ],
+            fmt="o", markersize=4.5, elinewidth=1, color=colour, label=part,
+        )  # fmt: skip
+    axes.axvline(1.0, color="#999999", linewidth=1)
+    axes.axvline(GOAL, color="#999999", linewidth=1, linestyle="--")
+    axes.set_yticks(range(len(cases)), cases)
+    axes.set_ylim(len(cases) - 0.4, -0.6)
+    axes.set_xlim(left=0.0)
+    axes.grid(axis="y", color="#eeeeee")
+    axes.set_axisbelow(True)
+    axes.set_xlabel(f"times as fast as sb3-contrib (median and range; dashed: {GOAL:.0f})")
+    axes.legend(loc="lower left", bbox_to_anchor=(0.12, 1.0), ncols=4, frameon=False, borderaxespad=0.1)
+
+
+def _costs(axes: Axes, results: list[Document]) -> None:
+    """Time of the policy update against samples, a line for each network, side and variant."""
+    lines: dict[tuple[str, str], list[tuple[int, Document]]] = {}
+    for one in results:
+        _, network, _, *variant = one["case"].split("/")
+        lines.setdefault((network, variant[0] if variant else ""), []).append(
+            (one["samples"], one["parts"]["policy update"])
+        )
+    styles = dict(zip(dict.fromkeys(network for network, _ in lines), ("-", "--", ":"), strict=False))
+    for (network, variant), points in lines.items():
+        samples = [n for n, _ in sorted(points, key=lambda point: point[0])]
+        summaries = [summary for _, summary in sorted(points, key=lambda point: point[0])]
+        style = styles.get(network, "-")
+        if not variant:
+            axes.plot(
+                samples, [one["contrib_seconds"] * 1e3 for one in summaries],
+                "o", linestyle=style, markersize=4, color="#999999", label=f"sb3-contrib, {network}",
+            )  # fmt: skip
+        axes.plot(
+            samples, [one["ours_seconds"] * 1e3 for one in summaries],
+            "o", linestyle=style, markersize=4, color="#56b4e9" if variant else "#d55e00",
+            label=f"ours, {network}" + f", {variant}" * bool(variant),
+        )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(sorted({one["samples"] for one in results}))
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(color="#eeeeee")
+    axes.set_axisbelow(True)
+    axes.set_xlabel("samples in the rollout")
+    axes.set_ylabel("policy update without critic, ms")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _caption(document: Document) -> str:
+    machine, versions = document["machine"], document["versions"]
+    parts = [
+        document["command"],
+        f"{machine['cpu']}, {machine['cores']} cores",
+        f"sb3-contrib {versions.get('sb3-contrib')}, torch {versions.get('torch')}",
+        f"commit {document['commit']}" if document["commit"] else "",
+        f"load {document['load_average']} at the start",
+    ]
+    return "\n".join([parts[0], ", ".join(filter(None, parts[1:]))])

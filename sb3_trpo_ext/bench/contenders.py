@@ -1,0 +1,291 @@
+"""The two sides: built alike, run alike, with a stopwatch on the parts of each."""
+
+import gc
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import sb3_contrib
+import torch
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+import sb3_trpo_ext
+from sb3_trpo_ext.bench.cases import Case, UpdateCase
+from sb3_trpo_ext.common.batch import full_batch
+from sb3_trpo_ext.kernels.fisher import Fisher
+
+# The same work: as many steps of the conjugate gradient as `match_steps` says, whatever the residual, and sb3-contrib's
+# meaning of target_kl and cg_damping.
+SAME_WORK = {"cg_tolerance": 0.0, "kl_reduction": "mean"}
+# Ours with other settings, against sb3-contrib's all the same: suffix of the case's name → settings.
+VARIANTS = {"curvature-thinned-10": {"curvature_sampling_factor": 10}}
+PRODUCTS = 5  # Fisher products of ours that are timed after each update; sb3-contrib's are timed in its CG
+
+Seconds = dict[str, float]
+
+
+class Span(NamedTuple):
+    """
+    :param start: on ``time.perf_counter``
+    :param end: on the same
+    """
+
+    start: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+class Stopwatch:
+    """Notes when methods of chosen objects are called."""
+
+    def __init__(self) -> None:
+        self.spans: dict[str, list[Span]] = defaultdict(list)
+
+    def watch(self, owner: object, name: str) -> None:
+        """
+        :param owner: an object, not a class
+        :param name: of its method
+        """
+        method = getattr(owner, name)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            result = method(*args, **kwargs)
+            self.spans[name].append(Span(started, time.perf_counter()))
+            return result
+
+        setattr(owner, name, watched)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """
+    One side of a comparison.
+
+    :param model: with an environment of its own
+    :param watch: on its methods ``collect_rollouts`` and ``train`` at least
+    :param split: the contender after an update → seconds of the update's parts
+    """
+
+    model: OnPolicyAlgorithm
+    watch: Stopwatch
+    split: Callable[["Contender"], Seconds]
+
+
+def environment(case: Case | UpdateCase) -> DummyVecEnv:
+    """
+    The case's environments as users have them: monitored, one after the other in this process.
+
+    :param case: to build for
+    """
+    return DummyVecEnv([lambda: Monitor(case.make())] * getattr(case, "n_envs", 1))
+
+
+def contrib(case: Case | UpdateCase, seed: int) -> Contender:
+    """
+    sb3-contrib's TRPO.
+
+    :param case: settings
+    :param seed: of everything
+    """
+    contender = _contender(sb3_contrib.TRPO, case, seed, _split_contrib, {})
+    contender.watch.watch(contender.model, "hessian_vector_product")
+    contender.watch.watch(contender.model.rollout_buffer, "get")
+    return contender
+
+
+def ours(case: Case | UpdateCase, seed: int, **variant: Any) -> Contender:
+    """
+    This package's TRPO, made to do the same work.
+
+    :param case: settings
+    :param seed: of everything
+    :param variant: settings in which it differs
+    """
+    return _contender(sb3_trpo_ext.TRPO, case, seed, _split_ours, {**SAME_WORK, **variant})
+
+
+def _contender(
+    algorithm: type[OnPolicyAlgorithm],
+    case: Case | UpdateCase,
+    seed: int,
+    split: Callable[[Contender], Seconds],
+    own: dict[str, Any],
+) -> Contender:
+    arguments: dict[str, Any] = {**case.arguments, **own}
+    model = algorithm(getattr(case, "policy", "MlpPolicy"), environment(case), seed=seed, device="cpu", **arguments)
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    watch = Stopwatch()
+    watch.watch(model, "collect_rollouts")
+    watch.watch(model, "train")
+    return Contender(model, watch, split)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Without garbage collection, which would strike one side at random; what there is to collect goes first."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def train_once(contender: Contender, seed: int) -> Seconds:
+    """
+    One rollout and one update through the model's own ``learn``.
+
+    :param contender: goes on from where it is
+    :param seed: of the turn, so that both sides draw the same actions as long as their policies agree
+    :return: part → seconds
+    """
+    model = contender.model
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    contender.watch.spans.clear()
+    with undisturbed():
+        started = time.perf_counter()
+        model.learn(model.n_steps * model.n_envs, reset_num_timesteps=False)
+        seconds = time.perf_counter() - started
+    (rollout,), (update,) = (contender.watch.spans[name] for name in ("collect_rollouts", "train"))
+    parts = {"rollout": rollout.seconds, **contender.split(contender), "update": update.seconds}
+    return {**parts, "end to end": seconds}
+
+
+def match_steps(theirs: Contender, mine: Contender) -> int:
+    """
+    Make ours take as many steps of the conjugate gradient as sb3-contrib took in its last update. Its absolute
+    tolerance ends it early where gradients are small.
+
+    :param theirs: sb3-contrib's, after an update
+    :param mine: ours, before the update of the same turn
+    :return: the steps
+    """
+    # One product more is for its start from noise, and one for the length of the step.
+    steps = max(1, len(theirs.watch.spans["hessian_vector_product"]) - 2)
+    assert isinstance(mine.model, sb3_trpo_ext.TRPO)
+    mine.model.cg_max_steps = steps
+    return steps
+
+
+def prepare(contenders: list[Contender], seed: int) -> None:
+    """
+    Give all the same policy and the same synthetic rollout.
+
+    :param contenders: built from the same :class:`UpdateCase`
+    :param seed: of the rollout
+    """
+    first = contenders[0].model
+    space = first.observation_space
+    n = first.n_steps
+    generator = np.random.default_rng(seed)
+    observations = generator.standard_normal((n, *(space.shape or ()))).astype(np.float32)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        actions, values, log_probs = first.policy(torch.as_tensor(observations))
+    advantages = generator.standard_normal((n, 1)).astype(np.float32)
+    for contender in contenders:
+        contender.model.policy.load_state_dict(first.policy.state_dict())
+        buffer = contender.model.rollout_buffer
+        buffer.observations[:, 0] = observations
+        buffer.actions[:, 0] = actions.numpy()
+        buffer.values[:] = values.numpy()
+        buffer.log_probs[:, 0] = log_probs.numpy()
+        buffer.advantages[:] = advantages
+        buffer.returns[:] = buffer.values + advantages
+        buffer.pos, buffer.full = n, True
+
+
+def update_once(contender: Contender) -> Seconds:
+    """
+    One update on the prepared rollout; afterwards the policy is what it was.
+
+    :param contender: that :func:`prepare` has seen
+    :return: part → seconds, without the critic
+    """
+    model = contender.model
+    start = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+    contender.watch.spans.clear()
+    with undisturbed():
+        model.train()
+    parts = contender.split(contender)
+    model.policy.load_state_dict(start)
+    return {name: seconds for name, seconds in parts.items() if name != "critic"}
+
+
+def _split_contrib(contender: Contender) -> Seconds:
+    """
+    From the moments at which sb3-contrib's ``train`` calls its own methods: all the Fisher products, the last of which
+    gives the step's length, make up the CG; the second time it draws samples, the critic begins.
+    """
+    (train,), products = contender.watch.spans["train"], contender.watch.spans["hessian_vector_product"]
+    critic = contender.watch.spans["get"][1].start
+    return {
+        "gradient": products[0].start - train.start,
+        "one Fisher product": median(product.seconds for product in products),
+        "CG": products[-1].end - products[0].start,
+        "line search": critic - products[-1].end,
+        "policy update": critic - train.start,
+        "critic": train.end - critic,
+    }
+
+
+def _split_ours(contender: Contender) -> Seconds:
+    """From the times that training logs. As with sb3-contrib's, the gradient includes all that comes before it."""
+    logged = contender.model.logger.name_to_value
+    cg, search, critic = (logged[f"time/{part}_seconds"] for part in ("cg", "line_search", "critic"))
+    (train,) = contender.watch.spans["train"]
+    return {
+        "gradient": train.seconds - cg - search - critic,
+        "one Fisher product": _fisher_product_seconds(contender.model),
+        "CG": cg,
+        "line search": search,
+        "policy update": train.seconds - critic,
+        "critic": critic,
+    }
+
+
+def _fisher_product_seconds(model: OnPolicyAlgorithm) -> float:
+    """Median time of a product like those of the update that has just ended."""
+    assert isinstance(model, sb3_trpo_ext.TRPO)
+    observations = full_batch(model.rollout_buffer).every(model.curvature_sampling_factor).observations
+    family, linearization = model.actor.linearize(observations)
+    fisher = Fisher(linearization, family, model.cg_damping)
+    vector = torch.randn(sum(parameter.numel() for parameter in model.actor.parameters))
+    spans = []
+    with undisturbed():
+        fisher @ vector
+        for _ in range(PRODUCTS):
+            started = time.perf_counter()
+            fisher @ vector
+            spans.append(time.perf_counter() - started)
+    return median(spans)
+
+
+def environment_seconds(env: DummyVecEnv, steps: int) -> float:
+    """
+    The floor: the environments alone, with random actions drawn in advance.
+
+    :param env: to step in
+    :param steps: of each of its environments
+    :return: seconds for all steps together
+    """
+    actions = [np.stack([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(steps)]
+    env.reset()
+    with undisturbed():
+        started = time.perf_counter()
+        for action in actions:
+            env.step(action)
+        return time.perf_counter() - started

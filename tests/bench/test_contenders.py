@@ -1,0 +1,131 @@
+"""Both sides do the same work, and the stopwatch reads the right hands."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from sb3_trpo_ext.bench.cases import CASES, MEMORY, QUICK, Case, RandomEnv, UpdateCase, by_name
+from sb3_trpo_ext.bench.contenders import (
+    Contender,
+    Span,
+    Stopwatch,
+    contrib,
+    environment,
+    environment_seconds,
+    match_steps,
+    ours,
+    prepare,
+    train_once,
+    update_once,
+)
+
+PARTS = ["rollout", "gradient", "one Fisher product", "CG", "line search", "policy update", "critic", "update"]
+
+
+def make():
+    return RandomEnv(spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-1.0, 1.0, (2,)))
+
+
+TINY = Case("tiny", make, n_envs=2, net_arch=(4,), samples=32)
+TINY_UPDATE = UpdateCase(32, (4,))
+
+
+@pytest.mark.parametrize("limit", [2, 15])
+def test_both_take_as_many_steps_of_the_conjugate_gradient(limit):
+    # Few parameters: sb3-contrib reaches its tolerance before it has taken 15 steps.
+    theirs, mine = contrib(TINY, 0), ours(TINY, 0)
+    theirs.model.cg_max_steps = limit
+    train_once(theirs, seed=0)
+    steps = match_steps(theirs, mine)
+    train_once(mine, seed=0)
+    assert steps == 2 if limit == 2 else 2 < steps < 15
+    assert mine.model.logger.name_to_value["train/cg_steps"] == steps
+
+
+def test_the_same_seed_gives_both_the_same_rollout_and_nearly_the_same_step():
+    theirs, mine = contrib(TINY, 0), ours(TINY, 0)
+    train_once(theirs, seed=0)
+    match_steps(theirs, mine)
+    train_once(mine, seed=0)
+    for name in ("actions", "rewards", "returns"):
+        one, other = (getattr(contender.model.rollout_buffer, name) for contender in (theirs, mine))
+        np.testing.assert_allclose(one.reshape(other.shape), other, rtol=1e-4, atol=1e-5)
+    one, other = (contender.model.policy.action_net.weight for contender in (theirs, mine))
+    torch.testing.assert_close(one, other, rtol=0.02, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [contrib, ours])
+def test_parts_are_there_and_add_up(side):
+    parts = train_once(side(TINY, 0), seed=0)
+    assert list(parts) == [*PARTS, "end to end"]
+    assert all(seconds > 0 for seconds in parts.values())
+    assert parts["gradient"] + parts["CG"] + parts["line search"] == pytest.approx(parts["policy update"])
+    assert parts["policy update"] + parts["critic"] == pytest.approx(parts["update"])
+    assert parts["rollout"] + parts["update"] <= parts["end to end"]
+
+
+@pytest.mark.parametrize("side", [contrib, ours])
+def test_an_update_leaves_the_policy_as_it_was(side):
+    contender = side(TINY_UPDATE, 0)
+    prepare([contender], seed=0)
+    before = {name: tensor.clone() for name, tensor in contender.model.policy.state_dict().items()}
+    parts = update_once(contender)
+    assert "critic" not in parts
+    assert "rollout" not in parts
+    assert all(torch.equal(before[name], tensor) for name, tensor in contender.model.policy.state_dict().items())
+
+
+def test_all_are_prepared_alike():
+    sides = [contrib(TINY_UPDATE, 0), ours(TINY_UPDATE, 1)]
+    prepare(sides, seed=0)
+    for name in ("observations", "actions", "log_probs", "advantages", "returns"):
+        np.testing.assert_array_equal(*(getattr(side.model.rollout_buffer, name) for side in sides))
+    first, second = (side.model.policy.state_dict() for side in sides)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_parts_of_contrib_come_from_the_moments_of_its_calls():
+    watch = Stopwatch()
+    watch.spans["train"] = [Span(10, 30)]
+    watch.spans["hessian_vector_product"] = [Span(11, 12), Span(13, 14), Span(15, 18)]
+    watch.spans["get"] = [Span(10, 10), Span(20, 20), Span(25, 25)]
+    theirs = contrib(TINY, 0)
+    assert theirs.split(Contender(theirs.model, watch, theirs.split)) == {
+        "gradient": 1,
+        "one Fisher product": 1,
+        "CG": 7,
+        "line search": 2,
+        "policy update": 10,
+        "critic": 10,
+    }
+
+
+def test_the_stopwatch_changes_nothing_but_notes_the_time():
+    owner = SimpleNamespace(double=lambda x, times=2: times * x)
+    watch = Stopwatch()
+    watch.watch(owner, "double")
+    assert (owner.double(3), owner.double(3, times=5)) == (6, 15)
+    assert all(span.seconds > 0 for span in watch.spans["double"])
+    assert len(watch.spans["double"]) == 2
+
+
+def test_the_floor_is_measured():
+    assert environment_seconds(environment(TINY), 10) > 0
+
+
+def test_names_are_unique_and_found():
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+    assert len({case.name for case in QUICK}) == len(QUICK)
+    assert set(MEMORY) <= set(names)
+    assert by_name("update/64-64/2048").samples == 2048
+
+
+def test_all_rollouts_divide_into_environments_and_minibatches():
+    for case in (*CASES, *QUICK):
+        arguments = case.arguments
+        assert arguments["n_steps"] * getattr(case, "n_envs", 1) == case.samples
+        assert case.samples % arguments["batch_size"] == 0

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, kl_divergence
 
@@ -116,13 +115,6 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class Precise(FlattenExtractor):
-    """SB3 hands observations over as float32; networks in float64 want them wider."""
-
-    def forward(self, observations: Tensor) -> Tensor:
-        return super().forward(observations).double()
-
-
 def make_policy(name: str, precise: bool = False, seed: int = 0, width: int = 4, **kwargs: Any) -> ActorCriticPolicy:
     """
     A small SB3 policy whose distributions differ visibly from state to state.
@@ -133,13 +125,20 @@ def make_policy(name: str, precise: bool = False, seed: int = 0, width: int = 4,
     torch.manual_seed(seed)
     action, own = POLICIES[name]
     kwargs = {"net_arch": [width], **own, **kwargs}
-    if precise:
-        kwargs["features_extractor_class"] = Precise
     policy = ActorCriticPolicy(spaces.Box(-np.inf, np.inf, (OBSERVATION,)), ACTIONS[action], lambda _: 1e-3, **kwargs)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    return policy.double() if precise else policy
+    if precise:
+        policy.double()
+        # SB3 hands observations over as float32.
+        policy.features_extractor.register_forward_hook(lambda module, inputs, features: features.double())
+    return policy
+
+
+def by_hand(policy_name: str) -> bool:
+    """Whether the actor of such a policy is a chain of layers, for which autograd is not needed."""
+    return not policy_name.startswith("gsde")
 
 
 def torch_reference(policy: ActorCriticPolicy, observations: Any) -> Reference:

@@ -14,6 +14,7 @@ from tests.cases import (
     OBSERVATION,
     POLICIES,
     StatisticsOf,
+    by_hand,
     gradient,
     identical,
     make_batch,
@@ -106,6 +107,12 @@ def test_parameters_of_standard_policies(name):
         "value_net.bias",
     }
     assert actor.shared_parameters() == []
+
+
+@each_policy
+@each_way
+def test_which_actors_are_differentiated_by_hand(name, fast):
+    assert (Actor(make_policy(name), fast).network is not None) == (fast and by_hand(name))
 
 
 def test_parameters_are_found_whatever_they_are_called():

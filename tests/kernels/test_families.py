@@ -82,6 +82,17 @@ def test_metric_is_the_expected_outer_product_of_the_score(kind):
 
 
 @each_kind
+def test_sampled_scores_have_the_metric_as_their_covariance(kind):
+    n = 200_000
+    statistics = kind.draw(1)
+    scores = torch.cat(kind.family(*[tensor.expand(n, -1) for tensor in statistics]).sample_score(), dim=1)
+    products = scores[:, :, None] * scores[:, None, :]
+    M = dense(Metric(kind.family(*statistics)), scores.shape[1])
+    for samples, mean in ((scores, torch.zeros_like(scores[0])), (products, M)):
+        assert bool(((samples.mean(dim=0) - mean).abs() <= 5 * samples.std(dim=0) / n**0.5 + 1e-12).all())
+
+
+@each_kind
 def test_with_statistics_changes_nothing_else(kind):
     family, other = kind.family(*kind.draw(3)), kind.draw(3)
     rebuilt = family.with_statistics(other)

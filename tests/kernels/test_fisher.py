@@ -9,6 +9,7 @@ from tests.cases import (
     OBSERVATION,
     POLICIES,
     StatisticsOf,
+    by_hand,
     dense,
     dense_fisher,
     hessian,
@@ -32,6 +33,7 @@ class Example:
         self.policy = make_policy(name, precise=True)
         self.observations = torch.randn(n, OBSERVATION)
         self.actor = Actor(self.policy, fast)
+        assert (self.actor.network is not None) == (fast and by_hand(name))
         self.size = sum(parameter.numel() for parameter in self.actor.parameters)
         self.kind = kind_of(name)
 

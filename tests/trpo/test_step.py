@@ -17,6 +17,7 @@ from tests.cases import (
     DIM,
     POLICIES,
     StatisticsOf,
+    by_hand,
     dense_fisher,
     flat,
     gradient,
@@ -51,6 +52,7 @@ def region(**changes) -> TrustRegion:
         damping=0.1,
         cg_max_steps=15,
         cg_tolerance=1e-4,
+        preconditioner=None,
         curvature_every=1,
         shrink=0.8,
         max_trials=10,
@@ -65,6 +67,7 @@ class Case:
         self.policy = make_policy(name, precise=precise, seed=seed)
         self.batch = make_batch(self.policy, n, seed=seed + 1)
         self.actor = Actor(self.policy, fast)
+        assert (self.actor.network is not None) == (fast and by_hand(name))
         self.name, self.kind = name, kind_of(name)
         self.dimensions = DIM if name not in ("discrete", "multi_discrete") else 1
         actions = self.batch.actions
@@ -192,6 +195,16 @@ def test_step_is_the_one_of_dense_algebra(name, fast, changes):
     assert step.gradient_norm == pytest.approx(float(torch.linalg.vector_norm(g)), rel=1e-9)
     assert step.step_norm == pytest.approx(float(torch.linalg.vector_norm(delta)), rel=1e-6)
     assert step.cg_stop is CGStop.CONVERGED and step.cg_residual <= EXACT_CG["cg_tolerance"]
+
+
+@pytest.mark.parametrize("name", ["box", "discrete", "multi_discrete", "multi_binary"])
+@pytest.mark.parametrize("changes", [{}, {"kl_reduction": "mean"}, {"curvature_every": 3}], ids=str)
+def test_preconditioner_changes_the_way_and_not_the_step(name, changes):
+    plain, preconditioned = Case(name), Case(name)
+    plain.step(**changes, **EXACT_CG)
+    step = preconditioned.step(**changes, **EXACT_CG, preconditioner="kfac")
+    assert step.cg_stop is CGStop.CONVERGED
+    torch.testing.assert_close(preconditioned.moved_by(), plain.moved_by(), rtol=1e-6, atol=1e-9)
 
 
 @each_policy

@@ -138,11 +138,11 @@ def fit_by_gradient_descent(critic: Critic, batch: Batch, batch_size: int, n_epo
         if not math.isfinite(losses[-1]):
             break
         optimizer.step()
-    if not critic.is_finite():
+    finite = critic.is_finite()
+    if not finite:
         assign(critic.parameters, w_old)
         optimizer.load_state_dict(memory_old)
-        losses.append(math.nan)
-    return _fit(batch, losses, started)
+    return _fit(batch, losses, finite, started)
 
 
 def fit_in_trust_region(critic: Critic, batch: Batch, max_kl: float, n_solves: int, cg_max_steps: int) -> CriticFit:
@@ -168,7 +168,7 @@ def fit_in_trust_region(critic: Critic, batch: Batch, max_kl: float, n_solves: i
         losses.append(loss)
         if not moved:
             break
-    return _fit(batch, losses, started)
+    return _fit(batch, losses, True, started)
 
 
 def _gauss_newton_step(critic: Critic, batch: Batch, max_kl: float, cg_max_steps: int) -> tuple[float, bool]:
@@ -204,9 +204,9 @@ def _minibatches(batch: Batch, batch_size: int, n_epochs: int) -> Iterator[Tenso
         yield from torch.split(order, batch_size)
 
 
-def _fit(batch: Batch, losses: list[float], started: float) -> CriticFit:
+def _fit(batch: Batch, losses: list[float], finite: bool, started: float) -> CriticFit:
     explained = float(explained_variance(batch.values.cpu().numpy(), batch.returns.cpu().numpy()))
-    finite = all(math.isfinite(loss) for loss in losses)
+    finite = finite and all(math.isfinite(loss) for loss in losses)
     return CriticFit(fmean(losses), explained, finite, time.perf_counter() - started)
 
 

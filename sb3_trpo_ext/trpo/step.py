@@ -42,10 +42,10 @@ class TrustRegion:
     :param damping: λ ≥ 0, added to the diagonal of the Fisher matrix
     :param cg_max_steps: limit of the conjugate gradient's steps
     :param cg_tolerance: its relative residual at which it stops
-    :param preconditioner: "kfac", or None
     :param curvature_every: the Fisher matrix uses every k-th state, k ≥ 1
     :param shrink: factor of the line search, in (0, 1)
     :param max_trials: of the line search; 0 takes the full step unconditionally (natural policy gradient)
+    :param preconditioner: "kfac", or None
     """
 
     max_kl: float
@@ -55,10 +55,10 @@ class TrustRegion:
     damping: float
     cg_max_steps: int
     cg_tolerance: float
-    preconditioner: str | None
     curvature_every: int
     shrink: float
     max_trials: int
+    preconditioner: str | None = None
 
 
 class StepStatus(Enum):

@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy
 
 from sb3_trpo_ext.common.actor import Actor
 from sb3_trpo_ext.common.batch import Batch
-from sb3_trpo_ext.common.critic import Critic, fit_by_gradient_descent
+from sb3_trpo_ext.common.critic import Critic, fit_by_gradient_descent, fit_in_trust_region
 from tests.cases import ACTIONS, OBSERVATION, identical, make_policy, snapshot
 
 N, SIZE, RATE = 48, 16, 1e-2
@@ -164,3 +164,67 @@ def test_logged_keys():
     assert logged["train/value_loss"] == fit.value_loss
     assert logged["train/explained_variance"] == fit.explained_variance
     assert logged["time/critic_seconds"] == fit.seconds > 0
+
+
+@each_way
+@pytest.mark.parametrize("max_kl", [1e-3, 0.1, 10.0])
+def test_trust_region_holds_and_the_error_falls(max_kl, fast):
+    case = Case(fast=fast)
+    returns, observations = case.batch.returns[:, None], case.batch.observations
+    for _ in range(5):
+        before = case.policy.predict_values(observations).detach()
+        fit_in_trust_region(case.critic, case.batch, max_kl, n_solves=1, cg_max_steps=20)
+        after = case.policy.predict_values(observations).detach()
+        variance = (before - returns).square().mean()
+        assert float((after - before).square().mean() / (2 * variance)) <= max_kl * (1 + 1e-5)
+        assert float((after - returns).square().mean()) < float(variance)
+
+
+def test_small_trust_region_is_filled_along_the_dense_solution():
+    """The step is H⁻¹g, scaled to the bound; H from one gradient per state, with the same damping."""
+    case = Case()
+    parameters, observations = case.critic.parameters, case.batch.observations
+    values = case.policy.predict_values(observations)[:, 0]
+    J = torch.stack(
+        [torch.cat([g.flatten() for g in torch.autograd.grad(v, parameters, retain_graph=True)]) for v in values]
+    )
+    J, errors = J.double(), (case.batch.returns - values).detach().double()
+    H = J.T @ J / N + 0.1 * torch.eye(J.shape[1], dtype=J.dtype)
+    direction = torch.linalg.solve(H, J.T @ errors / N)
+    before = torch.cat([parameter.detach().flatten() for parameter in parameters]).double()
+    fit_in_trust_region(case.critic, case.batch, 1e-6, n_solves=1, cg_max_steps=100)
+    step = torch.cat([parameter.detach().flatten() for parameter in parameters]).double() - before
+    assert float(torch.cosine_similarity(step, direction, dim=0)) > 0.999
+    assert float(step @ H @ step / (2 * errors.square().mean())) == pytest.approx(1e-6, rel=0.05)
+
+
+def test_trust_region_by_hand_and_by_autograd_agree():
+    one, other = Case(fast=True), Case(fast=False)
+    fits = [fit_in_trust_region(case.critic, case.batch, 0.1, 3, 10) for case in (one, other)]
+    for ours, theirs in zip(one.parameters, other.parameters, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert fits[0].value_loss == pytest.approx(fits[1].value_loss, rel=1e-4)
+
+
+@each_way
+@pytest.mark.parametrize("name", ["box", "shared cnn"])
+def test_trust_region_moves_only_the_critic(name, fast):
+    case = Case(name, fast)
+    before = snapshot(list(case.policy.parameters()))
+    fit_in_trust_region(case.critic, case.batch, 0.1, 2, 10)
+    critic = {id(parameter) for parameter in case.parameters}
+    for old, parameter in zip(before, case.policy.parameters(), strict=True):
+        assert torch.equal(old, parameter) == (id(parameter) not in critic)
+
+
+@pytest.mark.parametrize("returns", ["nan", "perfect"])
+def test_trust_region_leaves_what_cannot_be_improved(returns):
+    case = Case()
+    with torch.no_grad():
+        case.batch.returns.copy_(case.critic.values(case.batch.observations)[:, 0])
+    if returns == "nan":
+        case.batch.returns[3] = math.nan
+    before = snapshot(case.policy)
+    fit = fit_in_trust_region(case.critic, case.batch, 0.1, 5, 10)
+    assert identical(snapshot(case.policy), before)
+    assert fit.finite == (returns == "perfect")

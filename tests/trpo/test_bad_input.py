@@ -55,6 +55,10 @@ WRONG = {
     "curvature_sampling_factor": [0, -2],
     "kl_reduction": ["max", None],
     "trust_region": ["wasserstein", None],
+    "cg_preconditioner": ["jacobi", False],
+    "critic": ["sgd", None],
+    "critic_max_kl": [0, -0.1, NAN],
+    "num_threads": [0, -1, 1.5, True],
 }
 
 

@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import sb3_trpo_ext
 from sb3_trpo_ext.bench.cases import Case, UpdateCase
 from sb3_trpo_ext.common.batch import full_batch
+from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.fisher import Fisher
 
 # The same work: as many steps of the conjugate gradient as `match_steps` says, whatever the residual, and sb3-contrib's
@@ -265,7 +266,7 @@ def _fisher_product_seconds(model: OnPolicyAlgorithm) -> float:
     fisher = Fisher(linearization, family, model.cg_damping)
     vector = torch.randn(sum(parameter.numel() for parameter in model.actor.parameters))
     spans = []
-    with undisturbed():
+    with undisturbed(), torch_threads(model.num_threads, len(family.statistics[0]), len(vector)):
         fisher @ vector
         for _ in range(PRODUCTS):
             started = time.perf_counter()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 from typing import Protocol
 
@@ -24,7 +25,7 @@ from sb3_trpo_ext.kernels.conjugate_gradient import conjugate_gradient
 from sb3_trpo_ext.kernels.fisher import GaussNewton
 from sb3_trpo_ext.kernels.line_search import Trial, backtrack
 from sb3_trpo_ext.kernels.linearize import AutogradLinearization, Linearization
-from sb3_trpo_ext.kernels.vector import assign, flatten, unflatten
+from sb3_trpo_ext.kernels.vector import assign, flatten
 
 # Of the Gauss-Newton steps. Damping as for the policy; the rest only bounds the work.
 DAMPING = 0.1
@@ -255,7 +256,9 @@ class ChainSquaredError:
 
     def __init__(self, network: PlainNetwork, batch: Batch):
         self._network = network
-        self._parameters = network.parameters
+        self._gradients = [tuple(map(torch.empty_like, layer.parameters)) for layer in network.layers]
+        for parameter, gradient in zip(network.parameters, chain(*self._gradients), strict=True):
+            parameter.grad = gradient
         # Pixels become floats only a minibatch at a time: four times less memory.
         self._inputs = batch.observations if network.from_pixels else network.inputs(batch.observations)
         self._targets = batch.returns.unsqueeze(1)
@@ -269,9 +272,8 @@ class ChainSquaredError:
         assert isinstance(inputs, Tensor)
         linearization = ChainLinearization(self._network.layers, inputs)
         error = linearization.value[0] - self._targets.index_select(0, rows)
-        gradient = linearization.vjp((error * (2 / len(rows)),))
-        for parameter, piece in zip(self._parameters, unflatten(gradient, self._parameters), strict=True):
-            parameter.grad = piece
+        for i, force in linearization.forces((error * (2 / len(rows)),)):
+            linearization.layers[i].write_gradient(linearization.inputs[i], force, *self._gradients[i])
         return float(error.square().mean())
 
 

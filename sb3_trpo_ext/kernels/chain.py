@@ -6,6 +6,7 @@ J v and Jᵀ c are a few matrix products each, into buffers that are allocated o
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -14,13 +15,16 @@ from torch.nn.functional import conv2d
 
 from sb3_trpo_ext.kernels.vector import count, unflatten
 
-# Derivative of an activation, given its output y.
-_SLOPES: dict[type[nn.Module], Callable[[Tensor, Any], Tensor]] = {
-    nn.Tanh: lambda y, _: 1 - y * y,
-    nn.ReLU: lambda y, _: (y > 0).to(y.dtype),
-    nn.Sigmoid: lambda y, _: y * (1 - y),
-    nn.ELU: lambda y, module: torch.where(y > 0, 1.0, y + module.alpha),
-    nn.LeakyReLU: lambda y, module: torch.where(y > 0, torch.ones_like(y), module.negative_slope),
+_aten = torch.ops.aten
+# t ← f'(z) t in place, where f' is known from the activation's output y = f(z).
+_SCALE: dict[type[nn.Module], Callable[[Tensor, Tensor, Any], Tensor]] = {
+    nn.Tanh: lambda t, y, _: _aten.tanh_backward.grad_input(t, y, grad_input=t),
+    nn.ReLU: lambda t, y, _: _aten.threshold_backward.grad_input(t, y, 0, grad_input=t),
+    nn.Sigmoid: lambda t, y, _: _aten.sigmoid_backward.grad_input(t, y, grad_input=t),
+    nn.ELU: lambda t, y, module: _aten.elu_backward.grad_input(t, module.alpha, 1, 1, True, y, grad_input=t),
+    nn.LeakyReLU: lambda t, y, module: _aten.leaky_relu_backward.grad_input(
+        t, y, module.negative_slope, True, grad_input=t
+    ),
 }
 
 
@@ -45,6 +49,12 @@ class Dense:
     def parameters(self) -> tuple[Tensor, Tensor]:
         return self.weight, self.bias
 
+    def detached(self) -> "Dense":
+        """The same layer, sharing memory with its parameters, out of autograd's sight."""
+        layer = copy(self)
+        layer.weight, layer.bias = self.weight.detach(), self.bias.detach()
+        return layer
+
     def affine(self, x: Tensor) -> Tensor:
         """W x + b."""
         return torch.addmm(self.bias, x, self.weight.t())
@@ -57,9 +67,10 @@ class Dense:
             return z.tanh_()
         return z if self.activation is None else self.activation(z)
 
-    def slope(self, y: Tensor) -> Tensor | None:
-        """f' where the layer's output is y, shaped like y; None when it is 1 everywhere."""
-        return None if self.activation is None else _SLOPES[type(self.activation)](y, self.activation)
+    def scale(self, tensor: Tensor, y: Tensor) -> None:
+        """Multiply by f' in place, where the layer's output is y; both of the same shape."""
+        if self.activation is not None:
+            _SCALE[type(self.activation)](tensor, y, self.activation)
 
     def push(self, x: Tensor, dx: Tensor | None, d_weight: Tensor, d_bias: Tensor, out: Tensor) -> Tensor:
         """d(W x + b) = dW x + db + W dx, where None stands for dx = 0; written into ``out``."""
@@ -139,7 +150,7 @@ def layers_of(modules: Sequence[nn.Module]) -> list[Dense] | None:
             layers.append(Convolution(module))  # type: ignore[arg-type]
         elif kind is nn.Flatten and module.start_dim == 1 and module.end_dim == -1 and isinstance(last, Convolution):
             last.flatten = True
-        elif kind in _SLOPES and last is not None and last.activation is None:
+        elif kind in _SCALE and last is not None and last.activation is None:
             last.activation = module
         else:
             return None
@@ -177,37 +188,33 @@ class ChainLinearization:
 
     value: tuple[Tensor, ...]
 
-    @torch.no_grad()
     def __init__(self, layers: Sequence[Dense], inputs: Tensor):
-        self.layers = layers
+        self.layers = [layer.detached() for layer in layers]
         self.inputs: list[Tensor] = []  # of each layer
-        self._slopes: list[Tensor | None] = []  # f' at each layer's output
-        self._parameters = [parameter for layer in layers for parameter in layer.parameters]
+        self._parameters = [parameter for layer in self.layers for parameter in layer.parameters]
         self._size = count(self._parameters)
         x = inputs
-        for layer in layers:
+        for layer in self.layers:
             self.inputs.append(x)
             x = layer.activate(layer.affine(x))
-            self._slopes.append(layer.slope(x))
         self.value = (x,)
+        self._outputs = [*self.inputs[1:], x]
         # Room for what flows through each layer's output but the last, in either direction; convolutions need none.
         self._buffers = [
             x.new_empty(0) if type(layer) is Convolution else torch.empty_like(y)
             for layer, y in zip(layers[1:], self.inputs[1:], strict=True)
         ]
 
-    @torch.no_grad()
     def jvp(self, tangent: Tensor) -> tuple[Tensor, ...]:
         pieces = unflatten(tangent, self._parameters)
         outputs = [*self._buffers, torch.empty_like(self.value[0])]
         change: Tensor | None = None  # of the layer's input; None stands for zero
         for i, layer in enumerate(self.layers):
             change = layer.push(self.inputs[i], change, pieces[2 * i], pieces[2 * i + 1], outputs[i])
-            _scale(change, self._slopes[i])
+            layer.scale(change, self._outputs[i])
         assert change is not None
         return (change,)
 
-    @torch.no_grad()
     def vjp(self, cotangent: Sequence[Tensor]) -> Tensor:
         gradient = self.value[0].new_empty(self._size)
         pieces = unflatten(gradient, self._parameters)
@@ -215,7 +222,6 @@ class ChainLinearization:
             self.layers[i].write_gradient(self.inputs[i], force, *pieces[2 * i : 2 * i + 2])
         return gradient
 
-    @torch.no_grad()
     def forces(self, cotangent: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
         """
         Back-propagate, without gradients.
@@ -226,16 +232,10 @@ class ChainLinearization:
         """
         force = cotangent[0].clone()
         for i in reversed(range(len(self.layers))):
-            _scale(force, self._slopes[i])
+            self.layers[i].scale(force, self._outputs[i])
             yield i, force
             if i > 0:
                 force = self.layers[i].pull(self.inputs[i], force, self._buffers[i - 1])
-
-
-def _scale(tensor: Tensor, factor: Tensor | None) -> None:
-    """Multiply in place, where None stands for 1."""
-    if factor is not None:
-        tensor.mul_(factor)
 
 
 class GaussianLinearization:

@@ -185,6 +185,7 @@ def test_family_is_the_distribution_of_the_policy(name, fast):
     torch.testing.assert_close(family.kl(new), reference_kl(reference, new_reference))
     assert not any(tensor.requires_grad for tensor in family.statistics)
     linearized, linearization = actor.linearize(one)
+    assert not any(tensor.requires_grad for tensor in (*linearized.statistics, *linearization.value))
     for a, b, c in zip(family.statistics, linearized.statistics, linearization.value, strict=True):
         assert torch.equal(a, b) and torch.equal(b, c)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sb3_trpo_ext.kernels.conjugate_gradient import CGStop, conjugate_gradient
+from sb3_trpo_ext.kernels.conjugate_gradient import CGResult, CGStop, conjugate_gradient
 
 SIZE = 30
 SPECTRA = {
@@ -174,6 +174,13 @@ def test_quadratic_form_and_residual_need_no_further_product(spectrum, steps):
     assert result.quadratic_form(b) == pytest.approx(float(result.x @ A @ result.x), rel=1e-9)
     relative = float(torch.linalg.vector_norm(residual) / torch.linalg.vector_norm(b))
     assert result.relative_residual(b) == pytest.approx(relative, rel=1e-6, abs=1e-12)
+
+
+def test_quadratic_form_of_any_point():
+    """Also of one whose residual is not orthogonal to it, as rounding makes them."""
+    A, b, x = matrix_of(SPECTRA["ill conditioned"]), vector(), vector()
+    result = CGResult(x, b - A @ x, 1, CGStop.STEP_LIMIT)
+    assert result.quadratic_form(b) == pytest.approx(float(x @ A @ x), rel=1e-9)
 
 
 def test_exact_inverse_as_preconditioner_needs_one_step():

@@ -1,0 +1,161 @@
+"""
+The gradients and losses of ACER (Wang et al. 2017, arXiv:1611.01224), as pure functions of tensors.
+
+The policy gradient ĝ is taken with respect to the statistics φ of the action distribution, one row per state: the
+logits of a Categorical, (mean, std) of a Gaussian side by side. Rows are n states; ascent directions throughout.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sb3_trpo_ext.kernels.families import Categorical, Gaussian
+
+
+def importance_weights(policy: Categorical | Gaussian, behaviour: Categorical | Gaussian, actions: Tensor) -> Tensor:
+    """
+    ρ = π(a|x) / μ(a|x).
+
+    :param policy: π
+    :param behaviour: μ, of the same kind
+    :param actions: shape (n,) for a Categorical, (n, d) for a Gaussian
+    :return: shape (n,)
+    """
+    return (policy.log_prob(actions) - behaviour.log_prob(actions)).exp()
+
+
+def discrete_policy_gradient(
+    policy: Categorical,
+    behaviour: Categorical,
+    actions: Tensor,
+    targets: Tensor,
+    q_values: Tensor,
+    clip: float,
+    correct_bias: bool = True,
+) -> Tensor:
+    """
+    Truncated importance weighting with bias correction (equation 9):
+
+        ĝ = min(c, ρ) (Q^ret − V) ∇_φ log π(a) + Σ_b [1 − c/ρ(b)]₊ π(b) (Q(b) − V) ∇_φ log π(b),  V = Σ_b π(b) Q(b).
+
+    :param policy: π
+    :param behaviour: μ
+    :param actions: a, drawn from μ, shape (n,)
+    :param targets: Q^ret of (x, a), shape (n,)
+    :param q_values: Q(x, ·), shape (n, k)
+    :param clip: c ≥ 0; ∞ for plain importance weighting, 0 for the expectation under the critic
+    :param correct_bias: False leaves out the second term
+    :return: ĝ, shape (n, k)
+    """
+    chosen = actions.long().unsqueeze(1)
+    p = policy.logits.softmax(dim=1)
+    values = (p * q_values).sum(dim=1, keepdim=True)
+    if correct_bias and math.isfinite(clip):
+        # [1 − c/ρ(b)]₊ π(b) = [π(b) − c μ(b)]₊, which needs no division.
+        weights = (p - clip * behaviour.logits.softmax(dim=1)).clamp(min=0) * (q_values - values)
+    else:
+        weights = torch.zeros_like(p)
+    truncated = importance_weights(policy, behaviour, actions).clamp(max=clip).unsqueeze(1)
+    weights = weights.scatter_add(1, chosen, truncated * (targets.unsqueeze(1) - values))
+    return policy.score(weights)[0]
+
+
+def gaussian_policy_gradient(
+    policy: Gaussian,
+    behaviour: Gaussian,
+    actions: Tensor,
+    advantages: Tensor,
+    own_actions: Tensor,
+    own_advantages: Tensor,
+    clip: float,
+    correct_bias: bool = True,
+) -> Tensor:
+    """
+    As :func:`discrete_policy_gradient`, with one action a' ~ π in the place of the sum (equation 13):
+
+        ĝ = min(c, ρ) (Q^opc − V) ∇_φ log π(a) + [1 − c/ρ(a')]₊ (Q̃(a') − V) ∇_φ log π(a').
+
+    :param policy: π
+    :param behaviour: μ
+    :param actions: a, drawn from μ, shape (n, d)
+    :param advantages: Q^opc(x, a) − V(x), shape (n,)
+    :param own_actions: a', drawn from π, shape (n, d)
+    :param own_advantages: Q̃(x, a') − V(x), shape (n,)
+    :param clip: c ≥ 0; ∞ for plain importance weighting
+    :param correct_bias: False leaves out the second term
+    :return: ĝ in the means and standard deviations, shape (n, 2d)
+    """
+    truncated = importance_weights(policy, behaviour, actions).clamp(max=clip) * advantages
+    gradient = truncated.unsqueeze(1) * torch.cat(policy.score(actions), dim=1)
+    if correct_bias and math.isfinite(clip):
+        inverse = (behaviour.log_prob(own_actions) - policy.log_prob(own_actions)).exp()
+        # Beyond 1 / c the weight is 0 in any case; the clamp keeps 0 · ∞ out.
+        weights = (1 - clip * inverse.clamp(max=torch.finfo(inverse.dtype).max)).clamp(min=0) * own_advantages
+        gradient = gradient + weights.unsqueeze(1) * torch.cat(policy.score(own_actions), dim=1)
+    return gradient
+
+
+def slope(direction: Tensor, kl_gradient: Tensor) -> Tensor:
+    """
+    kᵀz: how fast the KL to the average policy grows along a direction.
+
+    :param direction: z, shape (n, m)
+    :param kl_gradient: k, shape (n, m)
+    :return: shape (n,)
+    """
+    return (direction * kl_gradient).sum(dim=1)
+
+
+def project(gradient: Tensor, kl_gradient: Tensor, delta: float) -> Tensor:
+    """
+    The direction nearest to ĝ along which the linearized KL to the average policy grows by at most δ (equation 12):
+
+        z* = ĝ − max(0, (kᵀĝ − δ) / ‖k‖²) k  =  argmin ½ ‖ĝ − z‖²  subject to  kᵀz ≤ δ.
+
+    :param gradient: ĝ, an ascent direction, shape (n, m)
+    :param kl_gradient: k = ∇_φ KL(π_avg ‖ π), shape (n, m)
+    :param delta: δ ≥ 0
+    :return: z*, shape (n, m)
+    """
+    norms = kl_gradient.square().sum(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
+    excess = (slope(gradient, kl_gradient) - delta).clamp(min=0) / norms
+    return gradient - excess.unsqueeze(1) * kl_gradient
+
+
+def q_loss(q_taken: Tensor, targets: Tensor) -> Tensor:
+    """
+    ½ E[(Q^ret − Q(x, a))²].
+
+    :param q_taken: Q(x, a), shape (n,)
+    :param targets: Q^ret, constant, shape (n,)
+    """
+    return 0.5 * (targets - q_taken).square().mean()
+
+
+def duelling(values: Tensor, taken: Tensor, sampled: Tensor) -> Tensor:
+    """
+    The stochastic duelling estimate of a Q-value, whose expectation over u is consistent with V (equation 14):
+
+        Q̃(x, a) = V(x) + A(x, a) − (1/k) Σ_i A(x, u_i),  u_i ~ π(·|x).
+
+    :param values: V(x), shape (n,)
+    :param taken: A(x, a), shape (n,)
+    :param sampled: A(x, u_i), shape (k, n)
+    :return: shape (n,)
+    """
+    return values + taken - sampled.mean(dim=0)
+
+
+def duelling_loss(q_taken: Tensor, values: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """
+    ½ E[(Q^ret − Q̃(x, a))²] + ½ E[(V^tgt − V(x))²], with the constant V^tgt = min(1, ρ) (Q^ret − Q̃(x, a)) + V(x).
+
+    :param q_taken: Q̃(x, a), shape (n,)
+    :param values: V(x), shape (n,)
+    :param targets: Q^ret, constant, shape (n,)
+    :param weights: ρ, constant, shape (n,)
+    """
+    errors = targets - q_taken
+    value_targets = (weights.clamp(max=1) * errors + values).detach()
+    return q_loss(q_taken, targets) + q_loss(values, value_targets)

@@ -1,0 +1,250 @@
+"""ACER's gradients against exact expectations, autograd, and an optimizer that knows nothing of closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+from sb3_trpo_ext.acer.losses import (
+    discrete_policy_gradient,
+    duelling,
+    duelling_loss,
+    gaussian_policy_gradient,
+    importance_weights,
+    project,
+    q_loss,
+    slope,
+)
+from sb3_trpo_ext.kernels.families import Categorical, Gaussian
+
+DOUBLE = torch.float64
+
+
+def categoricals(n=1, k=4, scale=2.0):
+    return tuple(Categorical(scale * torch.randn(n, k, dtype=DOUBLE)) for _ in range(2))
+
+
+def gaussians(n=3, d=2):
+    return tuple(Gaussian(torch.randn(n, d, dtype=DOUBLE), 0.5 + torch.rand(n, d, dtype=DOUBLE)) for _ in range(2))
+
+
+def expected_discrete(policy, behaviour, q, clip, correct=True):
+    """E over a ~ μ of ĝ, with the target Q(x, a) itself: an exact sum."""
+    mu = behaviour.logits.softmax(1)[0]
+    return sum(
+        mu[a] * discrete_policy_gradient(policy, behaviour, torch.tensor([a]), q[:, a], q, clip, correct)[0]
+        for a in range(len(mu))
+    )
+
+
+def true_gradient(policy, q):
+    """∇_logits Σ_a π(a) Q(a), by autograd."""
+    logits = policy.logits.clone().requires_grad_()
+    return torch.autograd.grad((logits.softmax(1) * q).sum(), logits)[0][0]
+
+
+# --------------------------------------------------------------------------------------------- gradients of families
+@pytest.mark.parametrize("pair", [categoricals, gaussians])
+def test_gradients_of_families_are_those_of_autograd(pair):
+    new, old = pair(n=3)
+    statistics = [part.clone().requires_grad_() for part in new.statistics]
+    live = new.with_statistics(statistics)
+
+    def by_autograd(value):
+        return torch.autograd.grad(value.sum(), statistics, retain_graph=True, materialize_grads=True)
+
+    torch.testing.assert_close(new.kl_gradient(old), by_autograd(old.kl(live)))
+    torch.testing.assert_close(new.entropy_gradient(), by_autograd(live.entropy()))
+    if isinstance(new, Categorical):
+        actions = torch.tensor([0, 2, 3])
+        score = new.score(torch.nn.functional.one_hot(actions, 4).double())
+    else:
+        actions = torch.randn(3, 2, dtype=DOUBLE)
+        score = new.score(actions)
+    torch.testing.assert_close(score, by_autograd(live.log_prob(actions)))
+
+
+@pytest.mark.parametrize("pair", [categoricals, gaussians])
+def test_the_kl_gradient_points_away_from_the_average_policy(pair):
+    """The sign of k: a small step along +k must raise the divergence."""
+    new, old = pair(n=3)
+    moved = new.with_statistics([p + 1e-4 * k for p, k in zip(new.statistics, new.kl_gradient(old), strict=True)])
+    assert (old.kl(moved) > old.kl(new)).all()
+
+
+# --------------------------------------------------------------------------------------------- bias correction
+@pytest.mark.parametrize("clip", [0.0, 0.1, 0.5, 1.0, 2.0, 10.0, math.inf])
+def test_truncated_term_and_correction_make_the_exact_policy_gradient(clip):
+    """With the true Q, whatever c is, the expectation is that of plain importance sampling, and the true gradient."""
+    for seed in range(5):
+        torch.manual_seed(seed)
+        policy, behaviour = categoricals()
+        q = torch.randn(1, 4, dtype=DOUBLE)
+        torch.testing.assert_close(expected_discrete(policy, behaviour, q, clip), true_gradient(policy, q))
+
+
+def test_without_correction_truncation_is_biased():
+    policy, behaviour = categoricals()
+    q = torch.randn(1, 4, dtype=DOUBLE)
+    assert not torch.allclose(expected_discrete(policy, behaviour, q, 0.5, False), true_gradient(policy, q), rtol=0.05)
+
+
+def test_infinite_clip_is_plain_importance_sampling():
+    policy, behaviour = categoricals(n=6)
+    actions, targets = torch.randint(4, (6,)), torch.randn(6, dtype=DOUBLE)
+    q = torch.randn(6, 4, dtype=DOUBLE)
+    rho = policy.logits.softmax(1)[range(6), actions] / behaviour.logits.softmax(1)[range(6), actions]
+    values = (policy.logits.softmax(1) * q).sum(1)
+    onehot = torch.nn.functional.one_hot(actions, 4)
+    expected = (rho * (targets - values)).unsqueeze(1) * (onehot - policy.logits.softmax(1))
+    torch.testing.assert_close(discrete_policy_gradient(policy, behaviour, actions, targets, q, math.inf), expected)
+
+
+def test_zero_clip_is_the_expected_policy_gradient_whatever_was_done():
+    policy, behaviour = categoricals()
+    q = torch.randn(1, 4, dtype=DOUBLE)
+    for a in range(4):
+        gradient = discrete_policy_gradient(policy, behaviour, torch.tensor([a]), torch.randn(1, dtype=DOUBLE), q, 0.0)
+        torch.testing.assert_close(gradient[0], true_gradient(policy, q))
+
+
+def test_on_policy_with_clip_of_one_or_more_there_is_no_correction():
+    policy, _ = categoricals(n=6)
+    actions, targets = torch.randint(4, (6,)), torch.randn(6, dtype=DOUBLE)
+    q = torch.randn(6, 4, dtype=DOUBLE)
+    one, other = (discrete_policy_gradient(policy, policy, actions, targets, q, 1.5, c) for c in (True, False))
+    torch.testing.assert_close(one, other)
+    torch.testing.assert_close(importance_weights(policy, policy, actions), torch.ones(6, dtype=DOUBLE))
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5, 1.0, 5.0, math.inf])
+def test_gaussian_correction_in_expectation(clip):
+    """One-dimensional, A(a) = a² + a: both expectations by a fine sum over the line, against the true gradient."""
+    policy_mean, policy_std, mean, std = 0.3, 0.6, -0.2, 0.9
+    line = torch.linspace(-9, 9, 36001, dtype=DOUBLE)
+    n, ones = len(line), torch.ones(len(line), 1, dtype=DOUBLE)
+    policy, behaviour = Gaussian(policy_mean * ones, policy_std * ones), Gaussian(mean * ones, std * ones)
+    advantages, far, nothing = line**2 + line, 1e3 * ones, torch.zeros(n, dtype=DOUBLE)
+    actions = line.unsqueeze(1)
+    width = line[1] - line[0]
+    truncated = gaussian_policy_gradient(policy, behaviour, actions, advantages, far, nothing, clip)
+    corrected = gaussian_policy_gradient(policy, behaviour, actions, nothing, actions, advantages, clip)
+    mu, pi = (Normal(m, s).log_prob(line).exp() for m, s in ((mean, std), (policy_mean, policy_std)))
+    expectation = (mu.unsqueeze(1) * truncated + pi.unsqueeze(1) * corrected).sum(0) * width
+    # E[a² + a] = m² + s² + m, so its gradient in (m, s) is (2m + 1, 2s).
+    expected = torch.tensor([2 * policy_mean + 1, 2 * policy_std], dtype=DOUBLE)
+    torch.testing.assert_close(expectation, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gaussian_without_correction_is_the_first_term():
+    policy, behaviour = gaussians()
+    actions, own = torch.randn(2, 3, 2, dtype=DOUBLE)
+    advantages, own_advantages = torch.randn(2, 3, dtype=DOUBLE)
+    gradient = gaussian_policy_gradient(policy, behaviour, actions, advantages, own, own_advantages, 5.0, False)
+    rho = importance_weights(policy, behaviour, actions).clamp(max=5)
+    expected = (rho * advantages).unsqueeze(1) * torch.cat(policy.score(actions), 1)
+    torch.testing.assert_close(gradient, expected)
+
+
+# --------------------------------------------------------------------------------------------- projection
+def test_projection_holds_the_constraint_and_leaves_the_rest_alone():
+    g, k = 3 * torch.randn(2, 200, 5, dtype=DOUBLE)
+    z = project(g, k, 1.0)
+    slack = slope(g, k) <= 1
+    assert 0 < int(slack.sum()) < 200
+    assert (slope(z, k) <= 1 + 1e-12).all()
+    torch.testing.assert_close(z[slack], g[slack], rtol=0, atol=0)
+    torch.testing.assert_close(slope(z, k)[~slack], torch.ones(int((~slack).sum()), dtype=DOUBLE))
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.5, 2.0])
+def test_projection_solves_the_quadratic_program(delta):
+    """Against bisection on the multiplier of min ½‖g − z‖² subject to kᵀz ≤ δ, and against random feasible points."""
+    g, k = torch.randn(2, 5, dtype=DOUBLE)
+    k = k if float(g @ k) > 0 else -k
+    low, high = 0.0, 1e3
+    if float(k @ g) <= delta:
+        high = 0.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(k @ (g - middle * k)) > delta else (low, middle)
+    z = project(g[None], k[None], delta)[0]
+    torch.testing.assert_close(z, g - high * k, rtol=1e-9, atol=1e-9)
+    candidates = 3 * torch.randn(10000, 5, dtype=DOUBLE)
+    feasible = candidates[candidates @ k <= delta]
+    assert ((feasible - g).square().sum(1) >= (z - g).square().sum() - 1e-12).all()
+
+
+def test_projected_step_approaches_the_average_policy_less_fast_away():
+    """After a step along z*, the policy is nearer to the average policy than after one along ĝ."""
+    policy, average = categoricals(n=1)
+    k = policy.kl_gradient(average)[0]
+    g = 20 * k
+    with_region = Categorical(policy.logits + 0.1 * project(g, k, 0.0))
+    without = Categorical(policy.logits + 0.1 * g)
+    assert float(average.kl(with_region)) < float(average.kl(without))
+
+
+# --------------------------------------------------------------------------------------------- critics
+def test_duelling_is_consistent_with_the_value():
+    """The mean of Q̃ over actions from the same policy is V."""
+    values = torch.tensor([1.5], dtype=DOUBLE)
+    draws = torch.randn(2, 200000, dtype=DOUBLE)
+    estimates = duelling(values, draws[0].sin() + 3, draws[1:].sin() + 3)
+    assert float(estimates.mean()) == pytest.approx(1.5, abs=0.01)
+
+
+def test_gradient_of_the_duelling_loss_is_the_papers():
+    torch.manual_seed(1)
+    n = 6
+    values, taken = (torch.randn(n, dtype=DOUBLE, requires_grad=True) for _ in range(2))
+    sampled = torch.randn(5, n, dtype=DOUBLE, requires_grad=True)
+    targets, rho = torch.randn(n, dtype=DOUBLE), 2 * torch.rand(n, dtype=DOUBLE)
+    q = duelling(values, taken, sampled)
+    duelling_loss(q, values, targets, rho).backward()
+    errors = (targets - q).detach()
+    torch.testing.assert_close(-n * taken.grad, errors)
+    torch.testing.assert_close(-n * sampled.grad, (-errors / 5).expand(5, n))
+    torch.testing.assert_close(-n * values.grad, errors * (1 + rho.clamp(max=1)))
+
+
+def test_q_loss():
+    assert float(q_loss(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))) == pytest.approx(0.5 * (1 + 4) / 2)
+
+
+# --------------------------------------------------------------------------------------------- degenerate distributions
+@pytest.mark.parametrize("clip", [0.0, 1.0, 10.0])
+def test_deterministic_categoricals_stay_finite(clip):
+    sure, other = torch.tensor([[1e4, 0.0, 0.0]]), torch.tensor([[0.0, 1e4, -1e4]])
+    for policy, behaviour in ((sure, other), (other, sure), (sure, sure)):
+        for action in range(3):
+            gradient = discrete_policy_gradient(
+                Categorical(policy),
+                Categorical(behaviour),
+                torch.tensor([action]),
+                torch.ones(1),
+                torch.ones(1, 3),
+                clip,
+            )
+            k = Categorical(policy).kl_gradient(Categorical(behaviour))[0]
+            entropy = Categorical(policy).entropy_gradient()[0]
+            assert torch.isfinite(project(gradient + entropy, k, 1.0)).all()
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0, 5.0])
+def test_narrow_gaussians_stay_finite(clip):
+    narrow, wide = (Gaussian(torch.full((1, 2), m), torch.full((1, 2), s)) for m, s in ((5.0, 1e-3), (-5.0, 1.0)))
+    for policy, behaviour in ((narrow, wide), (wide, narrow), (narrow, narrow)):
+        for actions in (narrow.mean, wide.mean):
+            gradient = gaussian_policy_gradient(
+                policy, behaviour, actions, torch.ones(1), policy.mean, torch.ones(1), clip
+            )
+            k = torch.cat(policy.kl_gradient(behaviour), 1)
+            assert torch.isfinite(project(gradient, k, 1.0)).all()
+
+
+def test_equal_policies_have_no_constraint():
+    policy, _ = categoricals(n=2)
+    g = 100 * torch.randn(2, 4, dtype=DOUBLE)
+    assert torch.equal(project(g, policy.kl_gradient(policy)[0], 0.0), g)

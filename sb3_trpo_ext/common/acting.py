@@ -14,7 +14,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
-from sb3_trpo_ext.common.actor import Actor
+from sb3_trpo_ext.common.network import PlainNetwork
 from sb3_trpo_ext.common.observations import finite
 from sb3_trpo_ext.kernels.chain import Dense
 
@@ -87,22 +87,21 @@ class ArrayActing:
         return x
 
 
-def acting(actor: Actor) -> Acting:
+def acting(policy: ActorCriticPolicy, network: PlainNetwork | None) -> Acting:
     """
     The fastest way of acting that samples exactly as the policy does. Valid until the parameters change.
 
-    :param actor: of a policy in evaluation mode
+    :param policy: in evaluation mode
+    :param network: from its observations to its distribution parameters, where that is a plain chain
     """
-    policy = actor.policy
     space = policy.observation_space
-    network = actor.network
     if (
         network is None
         or not isinstance(space, spaces.Box)
         or type(network.extractor) is not FlattenExtractor
         or (is_image_space(space) and policy.normalize_images)
         or policy.device.type != "cpu"
-        or actor.parameters[0].dtype != torch.float32
+        or network.layers[0].weight.dtype != torch.float32
         or any(type(layer.activation) not in _ARRAY_ACTIVATIONS for layer in network.layers)
     ):
         return PolicyActing(policy)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import nn
 
-from sb3_trpo_ext.common.acting import acting
+from sb3_trpo_ext.common.acting import Acting, acting
 from sb3_trpo_ext.common.actor import Actor
 from sb3_trpo_ext.common.observations import finite
 from sb3_trpo_ext.common.threads import torch_threads
@@ -60,14 +60,59 @@ def collect_fast(
     :param num_threads: of torch when the rollout is evaluated; None chooses
     :return: False if the callback ended training
     """
-    assert model._last_obs is not None
-    policy, space = model.policy, model.action_space
+    policy = model.policy
     policy.set_training_mode(False)
-    buffer.reset()
     if model.use_sde:
         policy.reset_noise(env.num_envs)
-    act = acting(actor)
-    timeouts: list[tuple[int, int, Any]] = []  # step, environment, observation where a time limit struck
+    timeouts = step_through(model, acting(actor.policy, actor.network), env, callback, buffer)
+    if timeouts is None:
+        return False
+
+    with torch_threads(num_threads, buffer.buffer_size * buffer.n_envs, count(list(policy.parameters()))):
+        values, log_probs = _evaluate(policy, buffer)
+    for step, i, observation in timeouts:
+        buffer.rewards[step, i] += model.gamma * _value(policy, observation)
+    with torch.no_grad():
+        assert model._last_obs is not None
+        last_values = policy.predict_values(obs_as_tensor(model._last_obs, model.device))
+    buffer.compute_returns_and_advantage(last_values, model._last_episode_starts)  # type: ignore[arg-type]
+    callback.update_locals({"values": values, "log_probs": log_probs})
+    callback.on_rollout_end()
+    return True
+
+
+class Timeout(NamedTuple):
+    """
+    Where a time limit ended an episode: its last state was not terminal, so it has a value.
+
+    :param step: within the rollout
+    :param env: index of the environment
+    :param observation: the episode's last one, which no action followed
+    """
+
+    step: int
+    env: int
+    observation: Any
+
+
+def step_through(
+    model: OnPolicyAlgorithm, act: Acting, env: VecEnv, callback: BaseCallback, buffer: RolloutBuffer
+) -> list[Timeout] | None:
+    """
+    Step until a rollout buffer is full of observations, actions and rewards, as ``OnPolicyAlgorithm.collect_rollouts``
+    does, without values and log-probabilities. The caller calls ``callback.on_rollout_end``.
+
+    :param model: whose observations and counters are used and advanced
+    :param act: chooses the actions
+    :param env: to step in
+    :param callback: called as SB3 does
+    :param buffer: to fill, of SB3's own class
+    :return: where time limits struck; None if the callback ended training
+    """
+    assert model._last_obs is not None
+    policy, space = model.policy, model.action_space
+    buffer.reset()
+    timeouts: list[Timeout] = []
     callback.update_locals({"self": model, "env": env, "rollout_buffer": buffer, "n_rollout_steps": buffer.buffer_size})
     callback.on_rollout_start()
 
@@ -96,28 +141,17 @@ def collect_fast(
             }
         )
         if not callback.on_step():
-            return False
+            return None
 
         model._update_info_buffer(infos, dones)
         for i in np.flatnonzero(dones).tolist():
             if infos[i].get("TimeLimit.truncated", False) and infos[i].get("terminal_observation") is not None:
-                timeouts.append((n_steps, i, infos[i]["terminal_observation"]))
+                timeouts.append(Timeout(n_steps, i, infos[i]["terminal_observation"]))
         _store(buffer, n_steps, model._last_obs, actions, rewards, model._last_episode_starts)
         model._last_obs = new_obs  # type: ignore[assignment]
         model._last_episode_starts = dones
-
-    with torch_threads(num_threads, buffer.buffer_size * buffer.n_envs, count(list(policy.parameters()))):
-        values, log_probs = _evaluate(policy, buffer)
-    for step, i, observation in timeouts:
-        buffer.rewards[step, i] += model.gamma * _value(policy, observation)
-    with torch.no_grad():
-        assert model._last_obs is not None
-        last_values = policy.predict_values(obs_as_tensor(model._last_obs, model.device))
     buffer.pos, buffer.full = buffer.buffer_size, True
-    buffer.compute_returns_and_advantage(last_values, dones)
-    callback.update_locals({"values": values, "log_probs": log_probs})
-    callback.on_rollout_end()
-    return True
+    return timeouts
 
 
 def _store(

@@ -67,11 +67,16 @@ def _ratios(axes: Axes, results: list[Document], cases: list[str]) -> None:
     axes.axvline(GOAL, color="#999999", linewidth=1, linestyle="--")
     axes.set_yticks(range(len(cases)), cases)
     axes.set_ylim(len(cases) - 0.4, -0.6)
-    axes.set_xlim(left=0.0)
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.9), max(high, 1.1 * GOAL))
+    axes.set_xticks([tick for tick in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 50, 100) if low <= tick <= max(high, GOAL)])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="y", color="#eeeeee")
     axes.set_axisbelow(True)
     axes.set_xlabel(f"times as fast as sb3-contrib (median and range; dashed: {GOAL:.0f})")
-    axes.legend(loc="lower left", bbox_to_anchor=(0.12, 1.0), ncols=4, frameon=False, borderaxespad=0.1)
+    axes.legend(loc="lower left", bbox_to_anchor=(0.15, 1.0), ncols=4, frameon=False, borderaxespad=0.1)
 
 
 def _costs(axes: Axes, results: list[Document]) -> None:

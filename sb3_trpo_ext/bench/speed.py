@@ -35,7 +35,8 @@ from sb3_trpo_ext.bench.provenance import command_line, provenance, warn_if_busy
 
 QUICK_REPEATS, REPEATS = 3, 5
 # --quick promises a minute: no case begins after this many seconds, each takes a few.
-QUICK_LAST_START = 42.0
+QUICK_LAST_START = 40.0
+NO_TIME = "no time left; run without --quick, or with --cases"
 SEED = 0
 
 
@@ -201,7 +202,7 @@ def measure(
             torch.set_num_threads(count)
             for case in cases:
                 if time.perf_counter() > last_start:
-                    skipped[case.name] = "no time left: run without --quick, or with --cases"
+                    skipped[case.name] = NO_TIME
                     continue
                 if isinstance(case, Case) and not can_make(case):
                     skipped[case.name] = f"it needs the {case.extra} extra: pip install 'sb3-trpo-ext[{case.extra}]'"
@@ -335,11 +336,15 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", module="gymnasium")
     print(json.dumps(origin, indent=1))
 
-    memory = [peak_memory(case.name) for case in chosen if case.name in MEMORY and can_make(case)]
-    for one in memory:
-        show_memory(one)
     last_start = started + QUICK_LAST_START if options.quick else float("inf")
     results, skipped = measure(chosen, threads, repeats, show, last_start)
+    memory = []
+    for name in [case.name for case in chosen if case.name in MEMORY and case.name not in skipped]:
+        if time.perf_counter() > last_start:
+            skipped[f"{name}, peak memory"] = NO_TIME
+            continue
+        memory.append(peak_memory(name))
+        show_memory(memory[-1])
     for name, reason in skipped.items():
         print(f"\n{name} was skipped: {reason}")
     document = {

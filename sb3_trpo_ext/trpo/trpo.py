@@ -125,7 +125,8 @@ class TRPO(OnPolicyAlgorithm):
     :param normalize_advantage: to mean 0 and standard deviation 1, over each rollout
     :param target_kl: δ > 0 in nats, the size of the trust region: a number, a schedule or ``"lin_0.02"``. Higher learns
         faster until it becomes unstable.
-    :param sub_sampling_factor: the policy's whole update uses every k-th sample only (sb3-contrib's meaning)
+    :param sub_sampling_factor: the policy's whole update (gradient, curvature and line search) uses every k-th sample
+        only, as sb3-contrib's, which shuffles them first
     :param stats_window_size: episodes over which the logged return is averaged
     :param tensorboard_log: folder for TensorBoard, None for no log
     :param policy_kwargs: passed to the policy

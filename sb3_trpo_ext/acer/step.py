@@ -1,0 +1,331 @@
+"""One gradient step of ACER on a batch of sequences (Wang et al. 2017, algorithms 2 and 3)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import Tensor, nn
+
+from sb3_trpo_ext.acer.buffer import Sequences
+from sb3_trpo_ext.acer.losses import (
+    discrete_policy_gradient,
+    duelling,
+    duelling_loss,
+    gaussian_policy_gradient,
+    importance_weights,
+    project,
+    q_loss,
+    slope,
+)
+from sb3_trpo_ext.acer.policies import ActionFamily, Evaluation, MlpPolicy, move_towards
+from sb3_trpo_ext.common.observations import Observations
+from sb3_trpo_ext.kernels.families import Categorical, Gaussian
+from sb3_trpo_ext.kernels.retrace import retrace, uncorrected
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    :param gamma: discount
+    :param clip: c, the limit of the importance weights
+    :param correct_bias: whether what the limit cuts off is made up for by the critic
+    :param delta: δ, the limit of the trust region; None for no trust region
+    :param decay: α of the average policy
+    :param ent_coef: weight of the entropy
+    :param q_coef: weight of the critic's loss
+    :param max_grad_norm: limit of the gradient's norm
+    :param n_action_samples: actions over which the duelling critic averages
+    :param learn_std: whether the standard deviation of Box actions is learned
+    """
+
+    gamma: float
+    clip: float
+    correct_bias: bool
+    delta: float | None
+    decay: float
+    ent_coef: float
+    q_coef: float
+    max_grad_norm: float
+    n_action_samples: int
+    learn_std: bool
+
+
+class Batch(NamedTuple):
+    """
+    Sequences as tensors. N = T · B rows, one time step of all environments after the other.
+
+    :param observations: the N states, the B states after the sequences, then those where time limits struck
+    :param actions: shape (N,) for Discrete, (N, d) for Box
+    :param rewards: shape (T, B)
+    :param behaviour: μ at the N states
+    :param dones: whether an episode ended with the step, shape (T, B)
+    :param timeouts: steps and environments of the time limits
+    """
+
+    observations: Observations
+    actions: Tensor
+    rewards: Tensor
+    behaviour: ActionFamily
+    dones: Tensor
+    timeouts: tuple[list[int], list[int]]
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return self.rewards.numel()
+
+
+class Estimates(NamedTuple):
+    """
+    :param gradient: ĝ, shape (N, m)
+    :param critic_loss: with its graph
+    :param weights: ρ, shape (N,)
+    :param targets: Q^ret, shape (N,)
+    """
+
+    gradient: Tensor
+    critic_loss: Tensor
+    weights: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Update:
+    """
+    What one gradient step did. All but ``applied`` are means over the batch, unless they say otherwise.
+
+    :param applied: False if the gradient was not finite, so that nothing was changed
+    :param weight_mean: importance weights ρ
+    :param weight_max: the largest ρ
+    :param truncated_share: of the weights that were above c
+    :param average_kl: KL(π_avg ‖ π); NaN without a trust region
+    :param slope_before: kᵀĝ, the growth of that KL along the gradient
+    :param slope_after: kᵀz*, along the projected gradient
+    :param projected_share: of the states where the projection acted
+    :param target_mean: Q^ret
+    :param entropy: of π
+    :param critic_loss: before it is weighted
+    :param gradient_norm: before it is clipped
+    """
+
+    applied: bool
+    weight_mean: float
+    weight_max: float
+    truncated_share: float
+    average_kl: float
+    slope_before: float
+    slope_after: float
+    projected_share: float
+    target_mean: float
+    entropy: float
+    critic_loss: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True)
+class Updates:
+    """
+    All gradient steps of one iteration.
+
+    :param all: the on-policy one first
+    :param has_region: whether there is a trust region
+    """
+
+    all: Sequence[Update]
+    has_region: bool
+
+    def logged(self) -> Mapping[str, float | str]:
+        def mean(name: str) -> float:
+            return float(np.mean([getattr(update, name) for update in self.all]))
+
+        region = {
+            "train/average_policy_kl": mean("average_kl"),
+            "train/kl_slope_before_projection": mean("slope_before"),
+            "train/kl_slope_after_projection": mean("slope_after"),
+            "train/projected_share": mean("projected_share"),
+        }
+        return {
+            "train/importance_weight_mean": mean("weight_mean"),
+            "train/importance_weight_max": max(update.weight_max for update in self.all),
+            "train/importance_weight_truncated": mean("truncated_share"),
+            **(region if self.has_region else {}),
+            "train/q_retrace_mean": mean("target_mean"),
+            "train/entropy": mean("entropy"),
+            "train/critic_loss": mean("critic_loss"),
+            "train/gradient_norm": mean("gradient_norm"),
+        }
+
+
+def as_batch(sequences: Sequences, policy: MlpPolicy) -> Batch:
+    """
+    :param sequences: normalised
+    :param policy: that takes the observations; its device is used
+    """
+    device = policy.device
+    statistics = torch.as_tensor(_rows(sequences.statistics), device=device)
+    actions = torch.as_tensor(_rows(sequences.actions), device=device)
+    discrete = actions.dim() == 1
+    d = statistics.shape[1] // 2
+    timeouts = sequences.timeouts
+    return Batch(
+        observations=_observations(sequences, policy),
+        actions=actions if discrete else actions.flatten(1).float(),
+        rewards=torch.as_tensor(np.ascontiguousarray(sequences.rewards), device=device),
+        behaviour=Categorical(statistics) if discrete else Gaussian(statistics[:, :d], statistics[:, d:]),
+        dones=torch.as_tensor(np.ascontiguousarray(sequences.dones), device=device),
+        timeouts=([timeout.step for timeout in timeouts], [timeout.env for timeout in timeouts]),
+    )
+
+
+def acer_step(policy: MlpPolicy, average: nn.Module, batch: Batch, settings: Settings) -> Update:
+    """
+    Improve actor and critic by one gradient step, and let the average policy follow.
+
+    :param policy: in evaluation mode; changed by its optimizer
+    :param average: the average policy, in evaluation mode
+    :param batch: of sequences, on-policy or replayed
+    :param settings: of the algorithm
+    """
+    now = policy.evaluate(batch.observations)
+    family = now.family.with_statistics([part[: batch.size] for part in now.family.statistics])
+    with torch.no_grad():
+        bootstraps = _bootstraps(now.values.detach(), batch)
+    estimates = (_discrete if isinstance(family, Categorical) else _box)(policy, now, family, batch, bootstraps, settings)
+
+    with torch.no_grad():
+        entropy = family.entropy().mean()
+        gradient = estimates.gradient
+        if settings.ent_coef:
+            gradient = gradient + settings.ent_coef * _moving(family.entropy_gradient(), settings)
+        direction, about_region = _within_trust_region(average, family, batch, gradient, settings)
+
+    # φ carries z* back to θ: the gradient of this inner product in θ is (∂φ/∂θ)ᵀ z*.
+    ascent = (direction * _moving(family.statistics, settings)).sum() / batch.size
+    policy.optimizer.zero_grad()
+    (settings.q_coef * estimates.critic_loss - ascent).backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(policy.parameters(), settings.max_grad_norm)
+    weights = estimates.weights
+    truncated = (weights > settings.clip).float().mean()
+    figures = [weights.mean(), weights.max(), truncated, *about_region, estimates.targets.mean(), entropy]
+    figures += [estimates.critic_loss.detach(), norm]
+    update = Update(bool(norm.isfinite()), *torch.stack(figures).tolist())
+    if update.applied:
+        policy.optimizer.step()
+        move_towards(average, policy, settings.decay)
+    return update
+
+
+def _discrete(
+    policy: MlpPolicy, now: Evaluation, family: Any, batch: Batch, bootstraps: Tensor, settings: Settings
+) -> Estimates:
+    """Algorithm 2: the critic knows Q(x, ·) of all actions."""
+    q_values = now.head[: batch.size]
+    q_taken = q_values.gather(1, batch.actions.long().unsqueeze(1)).squeeze(1)
+    with torch.no_grad():
+        values = (family.logits.softmax(dim=1) * q_values).sum(dim=1)
+        weights = importance_weights(family, batch.behaviour, batch.actions)
+        targets = _over_time(retrace, batch, q_taken, values, weights.clamp(max=1), bootstraps, settings.gamma)
+        gradient = discrete_policy_gradient(
+            family, batch.behaviour, batch.actions, targets, q_values, settings.clip, settings.correct_bias  # type: ignore[arg-type]
+        )
+    return Estimates(gradient, q_loss(q_taken, targets), weights, targets)
+
+
+def _box(
+    policy: MlpPolicy, now: Evaluation, family: Any, batch: Batch, bootstraps: Tensor, settings: Settings
+) -> Estimates:
+    """Algorithm 3: a stochastic duelling critic."""
+    values, actions = now.head[: batch.size], batch.actions
+    k, d = settings.n_action_samples, actions.shape[1]
+    with torch.no_grad():
+        noise = torch.randn(k + 1, *actions.shape, device=actions.device)
+        drawn = family.mean + family.std * noise  # the last one is a', the others are u_1 … u_k
+        weights = importance_weights(family, batch.behaviour, actions)
+    advantages = policy.advantages(now.latent[: batch.size], torch.cat([actions.unsqueeze(0), drawn]))
+    q_taken = duelling(values, advantages[0], advantages[1:-1])
+    with torch.no_grad():
+        q_own = duelling(values, advantages[-1], advantages[1:-1])
+        traces = weights.pow(1 / d).clamp(max=1)
+        # Q^ret with traces ρ̄ and Q^opc with traces 1 are one recursion over twice as many sequences.
+        both = _over_time(retrace, batch, q_taken, values, traces, bootstraps, settings.gamma)
+        opc = _over_time(uncorrected, batch, q_taken, values, None, bootstraps, settings.gamma)
+        gradient = gaussian_policy_gradient(
+            family,
+            batch.behaviour,  # type: ignore[arg-type]
+            actions,
+            opc - values,
+            drawn[-1],
+            q_own - values,
+            settings.clip,
+            settings.correct_bias,
+        )
+    gradient = gradient if settings.learn_std else gradient[:, :d]
+    return Estimates(gradient, duelling_loss(q_taken, values, both, weights), weights, both)
+
+
+def _within_trust_region(
+    average: Any, family: Any, batch: Batch, gradient: Tensor, settings: Settings
+) -> tuple[Tensor, list[Tensor]]:
+    """z*, and what there is to say about it: KL, kᵀĝ, kᵀz*, share of the states where they differ."""
+    if settings.delta is None:
+        nothing = gradient.new_tensor(float("nan"))
+        return gradient, [nothing, nothing, nothing, torch.zeros_like(nothing)]
+    observations = batch.observations
+    n = batch.size
+    states = {key: part[:n] for key, part in observations.items()} if isinstance(observations, dict) else observations[:n]
+    middle = average.family(states)
+    k = _moving(family.kl_gradient(middle), settings)
+    direction = project(gradient, k, settings.delta)
+    before, after = slope(gradient, k), slope(direction, k)
+    acted = (before > settings.delta).float()
+    return direction, [middle.kl(family).mean(), before.mean(), after.mean(), acted.mean()]
+
+
+def _moving(statistics: Sequence[Tensor], settings: Settings) -> Tensor:
+    """The part of φ that is learned, side by side: a fixed standard deviation takes no part in the geometry."""
+    if len(statistics) == 1 or not settings.learn_std:
+        return statistics[0]
+    return torch.cat(list(statistics), dim=1)
+
+
+def _over_time(
+    returns: Any, batch: Batch, q: Tensor, values: Tensor, traces: Tensor | None, bootstraps: Tensor, gamma: float
+) -> Tensor:
+    """Call :func:`retrace` or :func:`uncorrected` with rows folded to (T, B); the result is rows again, shape (N,)."""
+    shape = batch.rewards.shape
+    folded = [part.view(shape) for part in (q, values, traces) if part is not None]
+    targets: Tensor = returns(batch.rewards, *folded, batch.dones, bootstraps, gamma)
+    return targets.view(-1)
+
+
+def _bootstraps(values: Tensor, batch: Batch) -> Tensor:
+    """What the state after each step is worth where the sequence does not go on, shape (T, B)."""
+    n, envs = batch.size, batch.rewards.shape[1]
+    bootstraps = torch.zeros_like(batch.rewards)
+    bootstraps[-1] = torch.where(batch.dones[-1], 0.0, values[n : n + envs])
+    if batch.timeouts[0]:
+        bootstraps[batch.timeouts[0], batch.timeouts[1]] = values[n + envs :]
+    return bootstraps
+
+
+def _rows(array: Any) -> Any:
+    """From (T, B, …) to (T · B, …), in one piece of memory."""
+    return np.ascontiguousarray(array).reshape(-1, *array.shape[2:])
+
+
+def _observations(sequences: Sequences, policy: MlpPolicy) -> Observations:
+    def joined(array: Any, final: list[Any]) -> Any:
+        rows = _rows(array)
+        return np.concatenate([rows, np.stack(final).astype(rows.dtype)]) if final else rows
+
+    final = [timeout.observation for timeout in sequences.timeouts]
+    arrays: Any = (
+        {key: joined(array, [each[key] for each in final]) for key, array in sequences.observations.items()}
+        if isinstance(sequences.observations, dict)
+        else joined(sequences.observations, final)
+    )
+    observations: Observations = obs_as_tensor(arrays, policy.device)
+    return observations

@@ -20,6 +20,9 @@ from sb3_trpo_ext.kernels.chain import Dense
 
 FloatArray = NDArray[np.float32]
 
+# Matrix products with more multiplications than this numpy would share out to threads, which costs more than it brings.
+LARGE = 2**18
+
 
 class Acting(Protocol):
     """Observations of n_envs environments, as they come from the VecEnv → sampled actions, shape (n_envs, …)."""
@@ -87,12 +90,13 @@ class ArrayActing:
         return x
 
 
-def acting(policy: ActorCriticPolicy, network: PlainNetwork | None) -> Acting:
+def acting(policy: ActorCriticPolicy, network: PlainNetwork | None, n_envs: int) -> Acting:
     """
     The fastest way of acting that samples exactly as the policy does. Valid until the parameters change.
 
     :param policy: in evaluation mode
     :param network: from its observations to its distribution parameters, where that is a plain chain
+    :param n_envs: rows of observations
     """
     space = policy.observation_space
     if (
@@ -103,6 +107,7 @@ def acting(policy: ActorCriticPolicy, network: PlainNetwork | None) -> Acting:
         or policy.device.type != "cpu"
         or network.layers[0].weight.dtype != torch.float32
         or any(type(layer.activation) not in _ARRAY_ACTIVATIONS for layer in network.layers)
+        or max(n_envs * layer.weight.numel() for layer in network.layers) > LARGE
     ):
         return PolicyActing(policy)
     return ArrayActing(network.layers, policy)
@@ -136,8 +141,13 @@ class _GaussianSampler:
 
 
 def _choose(logits: FloatArray) -> NDArray[np.int64]:
-    """One option per row, with probabilities softmax(logits)."""
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    weights /= weights.sum(axis=1, keepdims=True)
-    choice: NDArray[np.int64] = torch.multinomial(torch.from_numpy(weights), 1, True).numpy()
-    return choice[:, 0]
+    """
+    One option per row, with probabilities softmax(logits).
+
+    A race of exponential clocks, won by option i with probability proportional to its rate; torch's multinomial draws
+    the same clocks, at six times the cost for a single row.
+    """
+    rates = np.exp(logits - logits.max(axis=1, keepdims=True))
+    clocks = torch.empty(rates.shape).exponential_().numpy()
+    choice: NDArray[np.int64] = (rates / clocks).argmax(axis=1)
+    return choice

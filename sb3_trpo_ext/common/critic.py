@@ -20,7 +20,7 @@ from sb3_trpo_ext.common.actor import Actor
 from sb3_trpo_ext.common.batch import Batch
 from sb3_trpo_ext.common.network import PlainNetwork, critic_network
 from sb3_trpo_ext.common.observations import Observations, each
-from sb3_trpo_ext.kernels.chain import ChainLinearization, forward
+from sb3_trpo_ext.kernels.chain import Activations, ChainLinearization, forward
 from sb3_trpo_ext.kernels.conjugate_gradient import conjugate_gradient
 from sb3_trpo_ext.kernels.fisher import GaussNewton
 from sb3_trpo_ext.kernels.line_search import Trial, backtrack
@@ -256,6 +256,7 @@ class ChainSquaredError:
 
     def __init__(self, network: PlainNetwork, batch: Batch):
         self._network = network
+        self._layers = [layer.detached() for layer in network.layers]
         self._gradients = [tuple(map(torch.empty_like, layer.parameters)) for layer in network.layers]
         for parameter, gradient in zip(network.parameters, chain(*self._gradients), strict=True):
             parameter.grad = gradient
@@ -270,11 +271,12 @@ class ChainSquaredError:
         if self._network.from_pixels:
             inputs = self._network.inputs(inputs)
         assert isinstance(inputs, Tensor)
-        linearization = ChainLinearization(self._network.layers, inputs)
-        error = linearization.value[0] - self._targets.index_select(0, rows)
-        for i, force in linearization.forces((error * (2 / len(rows)),)):
-            linearization.layers[i].write_gradient(linearization.inputs[i], force, *self._gradients[i])
-        return float(error.square().mean())
+        activations = Activations(self._layers, inputs)
+        error = activations.outputs[-1] - self._targets.index_select(0, rows)
+        loss = float(error.square().mean())
+        for i, force in activations.forces(error.mul_(2 / len(rows))):
+            self._layers[i].write_gradient(activations.inputs[i], force, *self._gradients[i])
+        return loss
 
 
 def _select(observations: Observations, rows: Tensor) -> Observations:

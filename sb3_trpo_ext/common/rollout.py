@@ -64,7 +64,7 @@ def collect_fast(
     policy.set_training_mode(False)
     if model.use_sde:
         policy.reset_noise(env.num_envs)
-    timeouts = step_through(model, acting(actor.policy, actor.network), env, callback, buffer)
+    timeouts = step_through(model, acting(actor.policy, actor.network, env.num_envs), env, callback, buffer)
     if timeouts is None:
         return False
 
@@ -144,7 +144,7 @@ def step_through(
             return None
 
         model._update_info_buffer(infos, dones)
-        for i in np.flatnonzero(dones).tolist():
+        for i in np.flatnonzero(dones).tolist() if dones.any() else ():
             if infos[i].get("TimeLimit.truncated", False) and infos[i].get("terminal_observation") is not None:
                 timeouts.append(Timeout(n_steps, i, infos[i]["terminal_observation"]))
         _store(buffer, n_steps, model._last_obs, actions, rewards, model._last_episode_starts)

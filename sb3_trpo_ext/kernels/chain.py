@@ -72,18 +72,18 @@ class Dense:
         if self.activation is not None:
             _SCALE[type(self.activation)](tensor, y, self.activation)
 
-    def push(self, x: Tensor, dx: Tensor | None, d_weight: Tensor, d_bias: Tensor, out: Tensor) -> Tensor:
-        """d(W x + b) = dW x + db + W dx, where None stands for dx = 0; written into ``out``."""
-        torch.addmm(d_bias, x, d_weight.t(), out=out)
-        return out if dx is None else out.addmm_(dx, self.weight.t())
+    def push(self, x: Tensor, dx: Tensor | None, d_weight: Tensor, d_bias: Tensor, out: Tensor | None) -> Tensor:
+        """d(W x + b) = dW x + db + W dx, where None stands for dx = 0; into ``out`` if given."""
+        change = torch.addmm(d_bias, x, d_weight.t(), out=out)
+        return change if dx is None else change.addmm_(dx, self.weight.t())
 
     def write_gradient(self, x: Tensor, force: Tensor, g_weight: Tensor, g_bias: Tensor) -> None:
         """The gradients of W and b, given the force on the affine map's output."""
         torch.mm(force.t(), x, out=g_weight)
         torch.sum(force, dim=0, out=g_bias)
 
-    def pull(self, x: Tensor, force: Tensor, out: Tensor) -> Tensor:
-        """The force on the input x, written into ``out``."""
+    def pull(self, x: Tensor, force: Tensor, out: Tensor | None) -> Tensor:
+        """The force on the input x; into ``out`` if given."""
         return torch.mm(force, self.weight, out=out)
 
 
@@ -102,7 +102,7 @@ class Convolution(Dense):
     def affine(self, x: Tensor) -> Tensor:
         return self._convolve(x, self.weight, self.bias)
 
-    def push(self, x: Tensor, dx: Tensor | None, d_weight: Tensor, d_bias: Tensor, out: Tensor) -> Tensor:
+    def push(self, x: Tensor, dx: Tensor | None, d_weight: Tensor, d_bias: Tensor, out: Tensor | None) -> Tensor:
         change = self._convolve(x, d_weight, d_bias)
         if dx is not None:
             change += self._convolve(dx, self.weight, None)
@@ -113,7 +113,7 @@ class Convolution(Dense):
         g_weight.copy_(weight)
         g_bias.copy_(bias)
 
-    def pull(self, x: Tensor, force: Tensor, out: Tensor) -> Tensor:
+    def pull(self, x: Tensor, force: Tensor, out: Tensor | None) -> Tensor:
         return self._backward(x, force, [True, False, False])[0]
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -178,6 +178,39 @@ def forward(layers: Sequence[Dense], x: Tensor) -> Tensor:
     return x
 
 
+class Activations:
+    """
+    One forward pass through a chain, kept for what goes back through it.
+
+    :param layers: at least one, detached
+    :param inputs: shape (n, …)
+    """
+
+    def __init__(self, layers: Sequence[Dense], inputs: Tensor):
+        self.layers = layers
+        self.inputs: list[Tensor] = []  # of each layer
+        x = inputs
+        for layer in layers:
+            self.inputs.append(x)
+            x = layer.activate(layer.affine(x))
+        self.outputs = [*self.inputs[1:], x]
+
+    def forces(self, force: Tensor, buffers: Sequence[Tensor | None] | None = None) -> Iterator[tuple[int, Tensor]]:
+        """
+        Back-propagate, without gradients.
+
+        :param force: on the chain's output, of the same shape; it is overwritten
+        :param buffers: room for the force on each layer's output but the last
+        :return: from the last layer to the first, its index and the force on its affine map's output, which is valid
+            until the next is asked for
+        """
+        for i in reversed(range(len(self.layers))):
+            self.layers[i].scale(force, self.outputs[i])
+            yield i, force
+            if i > 0:
+                force = self.layers[i].pull(self.inputs[i], force, buffers[i - 1] if buffers else None)
+
+
 class ChainLinearization:
     """
     Linearization of a chain of layers at a batch of inputs. θ is the layers' weights and biases, in order.
@@ -190,19 +223,14 @@ class ChainLinearization:
 
     def __init__(self, layers: Sequence[Dense], inputs: Tensor):
         self.layers = [layer.detached() for layer in layers]
-        self.inputs: list[Tensor] = []  # of each layer
+        self.activations = Activations(self.layers, inputs)
+        self.value = (self.activations.outputs[-1],)
         self._parameters = [parameter for layer in self.layers for parameter in layer.parameters]
         self._size = count(self._parameters)
-        x = inputs
-        for layer in self.layers:
-            self.inputs.append(x)
-            x = layer.activate(layer.affine(x))
-        self.value = (x,)
-        self._outputs = [*self.inputs[1:], x]
         # Room for what flows through each layer's output but the last, in either direction; convolutions need none.
         self._buffers = [
-            x.new_empty(0) if type(layer) is Convolution else torch.empty_like(y)
-            for layer, y in zip(layers[1:], self.inputs[1:], strict=True)
+            None if type(layer) is Convolution else torch.empty_like(y)
+            for layer, y in zip(self.layers[1:], self.activations.outputs, strict=False)
         ]
 
     def jvp(self, tangent: Tensor) -> tuple[Tensor, ...]:
@@ -210,32 +238,17 @@ class ChainLinearization:
         outputs = [*self._buffers, torch.empty_like(self.value[0])]
         change: Tensor | None = None  # of the layer's input; None stands for zero
         for i, layer in enumerate(self.layers):
-            change = layer.push(self.inputs[i], change, pieces[2 * i], pieces[2 * i + 1], outputs[i])
-            layer.scale(change, self._outputs[i])
+            change = layer.push(self.activations.inputs[i], change, pieces[2 * i], pieces[2 * i + 1], outputs[i])
+            layer.scale(change, self.activations.outputs[i])
         assert change is not None
         return (change,)
 
     def vjp(self, cotangent: Sequence[Tensor]) -> Tensor:
         gradient = self.value[0].new_empty(self._size)
         pieces = unflatten(gradient, self._parameters)
-        for i, force in self.forces(cotangent):
-            self.layers[i].write_gradient(self.inputs[i], force, *pieces[2 * i : 2 * i + 2])
+        for i, force in self.activations.forces(cotangent[0].clone(), self._buffers):
+            self.layers[i].write_gradient(self.activations.inputs[i], force, *pieces[2 * i : 2 * i + 2])
         return gradient
-
-    def forces(self, cotangent: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
-        """
-        Back-propagate, without gradients.
-
-        :param cotangent: one tensor shaped like the output
-        :return: from the last layer to the first, its index and the force on its affine map's output, which is valid
-            until the next is asked for
-        """
-        force = cotangent[0].clone()
-        for i in reversed(range(len(self.layers))):
-            self.layers[i].scale(force, self._outputs[i])
-            yield i, force
-            if i > 0:
-                force = self.layers[i].pull(self.inputs[i], force, self._buffers[i - 1])
 
 
 class GaussianLinearization:

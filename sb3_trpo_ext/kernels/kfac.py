@@ -43,8 +43,8 @@ class KroneckerPreconditioner:
         self._log_std_inverse = 1 / (2 * scale + damping)
         self._shapes = [layer.weight.shape for layer in chain.layers]
         factors: dict[int, tuple[Tensor, Tensor]] = {}
-        for i, force in chain.forces(family.sample_score()[:1]):
-            factors[i] = _damped_inverses(chain.inputs[i], force, damping, scale)
+        for i, force in chain.activations.forces(family.sample_score()[0]):
+            factors[i] = _damped_inverses(chain.activations.inputs[i], force, damping, scale)
         self._inverses = [factors[i] for i in range(len(factors))]
 
     def __matmul__(self, vector: Tensor) -> Tensor:

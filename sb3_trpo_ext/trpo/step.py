@@ -13,6 +13,7 @@ import math
 import time
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -159,9 +160,14 @@ class Surrogate:
     advantages: Tensor
     ent_coef: float
 
+    @cached_property
+    def old_log_prob(self) -> Tensor:
+        """log π_old(a|s), shape (n,)."""
+        return self.old.log_prob(self.actions)
+
     def __call__(self, new: Family) -> Tensor:
         """L, a scalar tensor."""
-        ratio = (new.log_prob(self.actions) - self.old.log_prob(self.actions)).exp()  # ρ(θ)
+        ratio = (new.log_prob(self.actions) - self.old_log_prob).exp()  # ρ(θ)
         objective = (ratio * self.advantages).mean()
         return objective + self.ent_coef * new.entropy().mean() if self.ent_coef else objective
 
@@ -221,6 +227,7 @@ def trust_region_step(actor: Actor, batch: Batch, region: TrustRegion) -> Policy
             status, new = StepStatus.LINE_SEARCH_FAILED, old
             assign(actor.parameters, theta_old)
 
+    have_step = time.perf_counter()
     kl = scale * old.kl(new)
     kept = search.fraction * beta
     return PolicyStep(
@@ -243,7 +250,7 @@ def trust_region_step(actor: Actor, batch: Batch, region: TrustRegion) -> Policy
         seconds={
             "gradient": have_gradient - started,
             "cg": have_direction - have_gradient,
-            "line_search": time.perf_counter() - have_direction,
+            "line_search": have_step - have_direction,
         },
     )
 

@@ -168,13 +168,13 @@ def test_what_has_ways_of_its_own_is_left_to_sb3s_loop(space_env, tiny):
 )
 def test_way_of_acting(policy, observations, settings, kind, space_env, tiny):
     actor = tiny(space_env(observations, BOX), policy, **settings).actor
-    assert type(acting(actor.policy, actor.network)) is kind
+    assert type(acting(actor.policy, actor.network, 1)) is kind
 
 
 def test_acting_is_a_snapshot(space_env, tiny):
     """What acts keeps acting as it did when the parameters change under it."""
     model = tiny(space_env(VECTOR, BOX))
-    act = acting(model.policy, model.actor.network)
+    act = acting(model.policy, model.actor.network, 1)
     observations = np.ones((1, 3), np.float32)
     torch.manual_seed(0)
     before = act(observations)

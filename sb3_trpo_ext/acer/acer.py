@@ -20,14 +20,13 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_trpo_ext.acer.buffer import SequenceReplayBuffer, Sequences
 from sb3_trpo_ext.acer.collection import Collected, collect
 from sb3_trpo_ext.acer.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, frozen_copy
-from sb3_trpo_ext.acer.step import Settings, Update, Updates, acer_step, as_batch
+from sb3_trpo_ext.acer.step import Learner, Settings, Update, Updates, acer_step, as_batch
 from sb3_trpo_ext.common.acting import acting
 from sb3_trpo_ext.common.diagnostics import record
 from sb3_trpo_ext.common.network import PlainNetwork, actor_network
 from sb3_trpo_ext.common.rollout import NormalizationKeeper
 from sb3_trpo_ext.common.settings import Rule, check, number, one_of, schedule, schedule_of, whole
 from sb3_trpo_ext.common.threads import torch_threads
-from sb3_trpo_ext.kernels.vector import count
 
 SelfACER = TypeVar("SelfACER", bound="ACER")
 
@@ -214,6 +213,7 @@ class ACER(OnPolicyAlgorithm):
             self.policy.log_std.requires_grad_(self.learn_std)
         self.policy.set_training_mode(False)
         self.average_policy = frozen_copy(self.policy)
+        self._learner = Learner(self.policy, self.average_policy)
         self._network: PlainNetwork | None = actor_network(self.policy)
         self._normalizer = self._usable_normalizer()
         self.replay_buffer = SequenceReplayBuffer(
@@ -227,9 +227,9 @@ class ACER(OnPolicyAlgorithm):
 
     def _optimizer(self) -> dict[str, Any]:
         if self.use_rms_prop:
-            settings = {"alpha": 0.99, "eps": self.rms_prop_eps, "weight_decay": 0.0}
+            settings = {"alpha": 0.99, "eps": self.rms_prop_eps, "foreach": True}
             return {"optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": settings}
-        return {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": 1e-5}}
+        return {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": 1e-5, "foreach": True}}
 
     def _check_spaces_and_policy(self) -> None:
         space = self.action_space
@@ -282,8 +282,8 @@ class ACER(OnPolicyAlgorithm):
         super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
 
     def _excluded_save_params(self) -> list[str]:
-        derived = ["average_policy", "replay_buffer", "_network", "_normalizer", "_normalization", "_collected"]
-        return [*super()._excluded_save_params(), *derived]
+        derived = ["_learner", "_network", "_normalizer", "_normalization", "_collected"]
+        return [*super()._excluded_save_params(), "average_policy", "replay_buffer", *derived]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "average_policy"], []
@@ -324,8 +324,8 @@ class ACER(OnPolicyAlgorithm):
         record(self.logger, Updates(updates, self.trust_region), self._counts())
 
     def _update(self, sequences: Sequences, settings: Settings) -> Update:
-        with torch_threads(self.num_threads, sequences.rewards.size, count(list(self.policy.parameters()))):
-            update = acer_step(self.policy, self.average_policy, as_batch(sequences, self.policy), settings)
+        with torch_threads(self.num_threads, sequences.rewards.size, self._learner.n_parameters):
+            update = acer_step(self._learner, as_batch(sequences, self.policy), settings)
         if not update.applied:
             self._n_skipped_updates += 1
             warnings.warn(

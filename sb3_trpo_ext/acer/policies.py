@@ -192,18 +192,3 @@ def frozen_copy(policy: MlpPolicy) -> MlpPolicy:
     copy = deepcopy(policy)
     copy.set_training_mode(False)
     return copy.requires_grad_(False)
-
-
-@torch.no_grad()
-def move_towards(average: nn.Module, policy: nn.Module, decay: float) -> None:
-    """
-    θ_avg ← α θ_avg + (1 − α) θ. Buffers, such as running statistics, are copied.
-
-    :param average: the average policy
-    :param policy: of the same structure
-    :param decay: α, in [0, 1]
-    """
-    parameters = [parameter.detach() for parameter in policy.parameters()]
-    torch._foreach_lerp_(list(average.parameters()), parameters, 1 - decay)
-    for mine, its in zip(average.buffers(), policy.buffers(), strict=True):
-        mine.copy_(its)

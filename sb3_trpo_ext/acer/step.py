@@ -20,10 +20,11 @@ from sb3_trpo_ext.acer.losses import (
     q_loss,
     slope,
 )
-from sb3_trpo_ext.acer.policies import ActionFamily, Evaluation, MlpPolicy, move_towards
+from sb3_trpo_ext.acer.policies import ActionFamily, Evaluation, MlpPolicy
 from sb3_trpo_ext.common.observations import Observations
 from sb3_trpo_ext.kernels.families import Categorical, Gaussian
 from sb3_trpo_ext.kernels.retrace import retrace, uncorrected
+from sb3_trpo_ext.kernels.vector import count
 
 
 @dataclass(frozen=True)
@@ -180,15 +181,51 @@ def as_batch(sequences: Sequences, policy: MlpPolicy) -> Batch:
     )
 
 
-def acer_step(policy: MlpPolicy, average: nn.Module, batch: Batch, settings: Settings) -> Update:
+class Learner:
+    """
+    What is learned. Going through modules in search of their parameters would cost as much as a small network's
+    gradient, so they are looked for once.
+
+    :param policy: in evaluation mode; changed by its optimizer
+    :param average: the average policy, of the same structure, in evaluation mode
+    """
+
+    def __init__(self, policy: MlpPolicy, average: MlpPolicy):
+        self.policy, self.average = policy, average
+        self.parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        trained = zip(average.parameters(), policy.parameters(), strict=True)
+        self._averages = [mean.detach() for mean, parameter in trained if parameter.requires_grad]
+        self._present = [parameter.detach() for parameter in self.parameters]
+        self.n_parameters = count(self.parameters)
+
+    def descend(self, loss: Tensor, max_grad_norm: float, decay: float) -> Tensor:
+        """
+        One step of the optimizer, then θ_avg ← α θ_avg + (1 − α) θ. Nothing is changed if the gradient is not finite.
+
+        :param loss: with its graph
+        :param max_grad_norm: limit of the gradient's norm
+        :param decay: α, in [0, 1]
+        :return: the norm of the gradient before it was clipped
+        """
+        for parameter in self.parameters:
+            parameter.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.parameters, max_grad_norm, foreach=True)
+        if norm.isfinite():
+            self.policy.optimizer.step()
+            torch._foreach_lerp_(self._averages, self._present, 1 - decay)
+        return norm
+
+
+def acer_step(learner: Learner, batch: Batch, settings: Settings) -> Update:
     """
     Improve actor and critic by one gradient step, and let the average policy follow.
 
-    :param policy: in evaluation mode; changed by its optimizer
-    :param average: the average policy, in evaluation mode
+    :param learner: policy and average policy
     :param batch: of sequences, on-policy or replayed
     :param settings: of the algorithm
     """
+    policy = learner.policy
     now = policy.evaluate(batch.observations)
     family = now.family.with_statistics([part[: batch.size] for part in now.family.statistics])
     with torch.no_grad():
@@ -200,22 +237,17 @@ def acer_step(policy: MlpPolicy, average: nn.Module, batch: Batch, settings: Set
         gradient = estimates.gradient
         if settings.ent_coef:
             gradient = gradient + settings.ent_coef * _moving(family.entropy_gradient(), settings)
-        direction, about_region = _within_trust_region(average, family, batch, gradient, settings)
+        direction, about_region = _within_trust_region(learner.average, family, batch, gradient, settings)
 
     # φ carries z* back to θ: the gradient of this inner product in θ is (∂φ/∂θ)ᵀ z*.
     ascent = (direction * _moving(family.statistics, settings)).sum() / batch.size
-    policy.optimizer.zero_grad()
-    (settings.q_coef * estimates.critic_loss - ascent).backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(policy.parameters(), settings.max_grad_norm)
+    loss = settings.q_coef * estimates.critic_loss - ascent
+    norm = learner.descend(loss, settings.max_grad_norm, settings.decay)
     weights = estimates.weights
     truncated = (weights > settings.clip).float().mean()
     figures = [weights.mean(), weights.max(), truncated, *about_region, estimates.targets.mean(), entropy]
     figures += [estimates.critic_loss.detach(), norm]
-    update = Update(bool(norm.isfinite()), *torch.stack(figures).tolist())
-    if update.applied:
-        policy.optimizer.step()
-        move_towards(average, policy, settings.decay)
-    return update
+    return Update(bool(norm.isfinite()), *torch.stack(figures).tolist())
 
 
 def _discrete(

@@ -62,6 +62,9 @@ class PlainNetwork:
         :return: shape (n, …)
         """
         if self.from_pixels:
+            assert isinstance(observations, Tensor)
+            # Convolutions, their gradients above all, are up to twice as fast with the channels innermost.
+            observations = observations.contiguous(memory_format=torch.channels_last)
             inputs = preprocess_obs(observations, self.policy.observation_space, self.policy.normalize_images)
         else:
             inputs = BasePolicy.extract_features(self.policy, observations, self.extractor)

@@ -1,14 +1,9 @@
-"""What the tests of the algorithm share: an environment of any spaces, small models, comparison bit for bit."""
+"""What the tests of the algorithm share: small models."""
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import pytest
-import torch
-from gymnasium import spaces
 
 from sb3_trpo_ext import TRPO
 
@@ -17,55 +12,6 @@ SMALL: dict[str, dict[str, Any]] = {
     "CnnPolicy": {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}},
     "MultiInputPolicy": {"net_arch": [8], "features_extractor_kwargs": {"cnn_output_dim": 8}},
 }
-
-
-class SpaceEnv(gym.Env):
-    """
-    Random observations of any space; actions near 0 are best; bad values on demand.
-
-    :param length: of an episode, which is truncated then
-    :param bad: number of the step since construction, from 1 → ("observation" or "reward", the bad value); step 0 is
-        the first reset
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        length: int = 10,
-        bad: dict[int, tuple[str, float]] | None = None,
-        scale: float = 1.0,
-    ):
-        self.observation_space, self.action_space = deepcopy(observation_space), deepcopy(action_space)
-        self.length, self.bad, self.scale = length, bad or {}, scale
-        self.now = self.total = 0
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        if seed is not None:
-            self.observation_space.seed(seed)
-        self.now = 0
-        return self._observe(), {}
-
-    def step(self, action):
-        self.now += 1
-        self.total += 1
-        reward = -self.scale * float(np.square(np.asarray(action, dtype=float)).mean())
-        kind, value = self.bad.get(self.total, ("", 0.0))
-        return self._observe(), value if kind == "reward" else reward, False, self.now >= self.length, {}
-
-    def _observe(self):
-        observation = self.observation_space.sample()
-        kind, value = self.bad.get(self.total, ("", 0.0))
-        if kind == "observation":
-            spoilt = observation["vector"] if isinstance(observation, dict) else observation
-            spoilt.flat[0] = value
-        return observation
-
-
-@pytest.fixture
-def space_env() -> type[SpaceEnv]:
-    return SpaceEnv
 
 
 @pytest.fixture
@@ -79,19 +25,3 @@ def tiny() -> Callable[..., TRPO]:
         return TRPO(policy, env, policy_kwargs=policy_kwargs, **(defaults | settings))
 
     return make
-
-
-@pytest.fixture
-def bits() -> Callable[[Any], Any]:
-    """Any nesting of tensors as bytes: equal only when every bit is, NaN and −0 included."""
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, (torch.Tensor, np.ndarray)):
-            return np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value).tobytes()
-        if isinstance(value, dict):
-            return {key: convert(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [convert(item) for item in value]
-        return value
-
-    return convert

@@ -15,10 +15,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.acer.buffer import SequenceReplayBuffer, Sequences
-from sb3_trpo_ext.acer.collection import Collected, collect
+from sb3_trpo_ext.acer.collection import Collected, collect, usable_normalizer
 from sb3_trpo_ext.acer.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, frozen_copy
 from sb3_trpo_ext.acer.step import Learner, Settings, Update, Updates, acer_step, as_batch
 from sb3_trpo_ext.common.acting import acting
@@ -215,7 +215,7 @@ class ACER(OnPolicyAlgorithm):
         self.average_policy = frozen_copy(self.policy)
         self._learner = Learner(self.policy, self.average_policy)
         self._network: PlainNetwork | None = actor_network(self.policy)
-        self._normalizer = self._usable_normalizer()
+        self._normalizer = usable_normalizer(self._vec_normalize_env, self.observation_space)
         self.replay_buffer = SequenceReplayBuffer(
             self.buffer_size,
             self.n_steps,
@@ -246,23 +246,15 @@ class ACER(OnPolicyAlgorithm):
         if self.policy_kwargs.get("use_sde"):
             raise ValueError("ACER has no state-dependent exploration. Leave use_sde out of policy_kwargs.")
 
+        if self.replay_ratio > 0 and self.replay_start > self.buffer_size:
+            raise ValueError(
+                f"ACER(replay_start=...) must be at most buffer_size={self.buffer_size}, got {self.replay_start}: "
+                "replay would never start. Lower it, or set replay_ratio=0 for no replay."
+            )
+
     def _n_statistics(self) -> int:
         space = self.action_space
         return int(space.n) if isinstance(space, spaces.Discrete) else 2 * math.prod(space.shape)  # type: ignore[arg-type]
-
-    def _usable_normalizer(self) -> VecNormalize | None:
-        """The environment's ``VecNormalize``, if what it normalises can be had without the normalisation."""
-        wrapper = self._vec_normalize_env
-        if wrapper is None or not (wrapper.norm_obs or wrapper.norm_reward):
-            return None
-        if wrapper.norm_obs and wrapper.observation_space != self.observation_space:
-            warnings.warn(
-                "Another wrapper changes the observations after VecNormalize has normalised them, so the replay buffer "
-                "stores them as they were normalised when they were collected. Put VecNormalize outermost.",
-                stacklevel=4,
-            )
-            return None
-        return wrapper
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
@@ -272,7 +264,7 @@ class ACER(OnPolicyAlgorithm):
         :param force_reset: start new episodes
         """
         super().set_env(env, force_reset)
-        self._normalizer = self._usable_normalizer()
+        self._normalizer = usable_normalizer(self._vec_normalize_env, self.observation_space)
 
     def _setup_lr_schedule(self) -> None:
         self.lr_schedule = schedule(self.learning_rate)
@@ -408,9 +400,7 @@ class ACER(OnPolicyAlgorithm):
         """
         self.replay_buffer.save(path)
 
-    def load_replay_buffer(
-        self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
-    ) -> None:
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
         Replace the replay buffer's contents by saved ones. The file holds numbers only; nothing in it is executed.
 

@@ -1,6 +1,7 @@
 """Whole n-step sequences, and a replay buffer of them."""
 
 import io
+import os
 import pathlib
 import warnings
 from dataclasses import dataclass, replace
@@ -60,7 +61,9 @@ class Sequences:
             self,
             observations=statistics.normalize_obs(self.observations),
             rewards=statistics.normalize_reward(self.rewards).astype(np.float32),
-            timeouts=tuple(timeout._replace(observation=statistics.normalize_obs(timeout.observation)) for timeout in self.timeouts),
+            timeouts=tuple(
+                timeout._replace(observation=statistics.normalize_obs(timeout.observation)) for timeout in self.timeouts
+            ),
         )
 
 
@@ -146,7 +149,9 @@ class SequenceReplayBuffer:
         every = np.arange(self.n_envs)
         parts = {name: array[slots, every].swapaxes(0, 1) for name, array in self._arrays.items()}
         observations = {key: parts.pop(f"observations/{key}") for key in self._observations}
-        timeouts = tuple(timeout for env, slot in enumerate(slots) for timeout in self._timeouts[slot] if timeout.env == env)
+        timeouts = tuple(
+            timeout for env, slot in enumerate(slots) for timeout in self._timeouts[slot] if timeout.env == env
+        )
         return Sequences(observations if self._is_dict else observations[""], **parts, timeouts=timeouts)
 
     def save(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
@@ -162,7 +167,9 @@ class SequenceReplayBuffer:
             final = [timeout.observation[key] if self._is_dict else timeout.observation for _, timeout in located]
             stacked = np.asarray(final, layout.dtype).reshape(len(final), *layout.shape[3:])
             arrays[f"timeouts/{key}"] = stacked
-        arrays["timeouts_at"] = np.array([(slot, timeout.step, timeout.env) for slot, timeout in located], np.int64).reshape(-1, 3)
+        arrays["timeouts_at"] = np.array(
+            [(slot, timeout.step, timeout.env) for slot, timeout in located], np.int64
+        ).reshape(-1, 3)
         arrays["position"] = np.array(self.position)
         file: Any = open_path(path, "w", suffix="npz")
         try:
@@ -182,7 +189,9 @@ class SequenceReplayBuffer:
         saved = _read(path)
         expected = {*self._arrays, "timeouts_at", "position", *(f"timeouts/{key}" for key in self._observations)}
         if set(saved) != expected:
-            raise ValueError(f"{path} was not saved by ACER with these spaces: it lacks or adds {expected ^ set(saved)}.")
+            raise ValueError(
+                f"{path} was not saved by ACER with these spaces: it lacks or adds {expected ^ set(saved)}."
+            )
         for name, array in self._arrays.items():
             if saved[name].shape[1:] != array.shape[1:] or saved[name].dtype != array.dtype:
                 raise ValueError(
@@ -222,20 +231,28 @@ def _bytes(layout: Any) -> int:
     return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
 
 
+def _memory() -> int | None:
+    """Bytes of memory that are free, as SB3 asks for them; without psutil all there is; None where nobody knows."""
+    psutil = getattr(buffers, "psutil", None)
+    if psutil is not None:
+        return int(psutil.virtual_memory().available)
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
 def _warn_if_large(sizes: dict[str, int], buffer_size: int) -> None:
-    """Warn if arrays of these sizes do not fit into the memory that is free now; as SB3, only where psutil is there."""
-    total, psutil = sum(sizes.values()), getattr(buffers, "psutil", None)
-    if psutil is None:
+    total, available = sum(sizes.values()), _memory()
+    if available is None or total <= available:
         return
-    available = psutil.virtual_memory().available
-    if total > available:
-        largest = max(sizes, key=lambda name: sizes[name]).rstrip("/")
-        warnings.warn(
-            f"The replay buffer of {buffer_size} steps will need {total / 1e9:.1f} GB ({sizes[largest] / 1e9:.1f} GB of "
-            f"it {largest}), but only {available / 1e9:.1f} GB of memory are free. Lower buffer_size to "
-            f"{int(buffer_size * available / total * 0.8)} or less.",
-            stacklevel=6,
-        )
+    largest = max(sizes, key=lambda name: sizes[name])
+    warnings.warn(
+        f"The replay buffer of {buffer_size} steps will need {total / 1e9:.1f} GB when it is full ("
+        f"{sizes[largest] / 1e9:.1f} GB of it {largest.rstrip('/')}), but there are only {available / 1e9:.1f} GB of "
+        f"memory. Lower buffer_size to {int(buffer_size * available / total * 0.8)} or less.",
+        stacklevel=6,
+    )
 
 
 def _read(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Array]:
@@ -244,9 +261,7 @@ def _read(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Array]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (AttributeError, TypeError, ValueError, OSError, EOFError, KeyError) as error:
-        raise ValueError(f"{path} is not a replay buffer saved by ACER, or is damaged ({error}).") from error
-    except Exception as error:  # zipfile.BadZipFile and zlib.error have no common base
+    except Exception as error:  # what damaged files raise has no common base: ValueError, BadZipFile, zlib.error, …
         raise ValueError(f"{path} is not a replay buffer saved by ACER, or is damaged ({error}).") from error
     finally:
         if isinstance(path, (str, pathlib.Path)):

@@ -1,5 +1,6 @@
 """A finished rollout as sequences: as the policy saw it, and as the environments gave it."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from sb3_trpo_ext.acer.buffer import Array, Arrays, Sequences
 from sb3_trpo_ext.acer.policies import MlpPolicy
 from sb3_trpo_ext.common.acting import Acting
 from sb3_trpo_ext.common.observations import finite
-from sb3_trpo_ext.common.rollout import step_through
+from sb3_trpo_ext.common.rollout import Timeout, step_through
 
 
 class Collected(NamedTuple):
@@ -40,6 +41,7 @@ class _Recording:
         self._act, self._wrapper = act, wrapper
         self._observations: list[Any] = []
         self._rewards: list[Array] = []
+        self._timeouts: list[Timeout] = []
 
     def __call__(self, observations: Any) -> Array:
         self.note()
@@ -51,22 +53,50 @@ class _Recording:
             self._rewards.append(self._wrapper.get_original_reward())
         self._observations.append(self._wrapper.get_original_obs())
 
+    def note_timeout(self, timeout: Timeout) -> None:
+        """Remember an episode's last observation while the statistics that normalised it are still the same."""
+        self._timeouts.append(timeout._replace(observation=self._wrapper.unnormalize_obs(timeout.observation)))
+
     def original(self, seen: Sequences) -> Sequences:
         """
         :param seen: the sequences that were recorded
         """
-        first = self._observations[0]
-        observations: Arrays = (
-            {key: np.stack([each[key] for each in self._observations]) for key in first}
-            if isinstance(first, dict)
-            else np.stack(self._observations)
-        )
-        timeouts = tuple(
-            timeout._replace(observation=self._wrapper.unnormalize_obs(timeout.observation))
-            for timeout in seen.timeouts
-        )
+        observations: Arrays = seen.observations
+        if isinstance(observations, dict):  # of which some parts may not be normalised
+            keys = normalized_keys(self._wrapper)
+            observations = observations | {key: np.stack([each[key] for each in self._observations]) for key in keys}
+        elif self._wrapper.norm_obs:
+            observations = np.stack(self._observations)
         rewards = np.stack(self._rewards).astype(np.float32)
-        return Sequences(observations, seen.actions, rewards, seen.statistics, seen.dones, timeouts)
+        return Sequences(observations, seen.actions, rewards, seen.statistics, seen.dones, tuple(self._timeouts))
+
+
+def normalized_keys(wrapper: VecNormalize) -> list[str]:
+    """Which parts of a dictionary of observations a wrapper normalises."""
+    return list(wrapper.norm_obs_keys or []) if wrapper.norm_obs else []
+
+
+def usable_normalizer(wrapper: VecNormalize | None, space: spaces.Space[Any]) -> VecNormalize | None:
+    """
+    :param wrapper: somewhere among the environment's wrappers, or None
+    :param space: of the observations that the policy gets in the end
+    :return: the wrapper, if what it normalises can be had without the normalisation
+    """
+    if wrapper is None or not (wrapper.norm_obs or wrapper.norm_reward):
+        return None
+    inner = wrapper.observation_space
+    if isinstance(space, spaces.Dict) and isinstance(inner, spaces.Dict):
+        changed = any(inner[key] != space[key] for key in normalized_keys(wrapper))
+    else:
+        changed = wrapper.norm_obs and inner != space
+    if changed:
+        warnings.warn(
+            "Another wrapper changes the observations after VecNormalize has normalised them, so the replay buffer "
+            "stores them as they were normalised when they were collected. Put VecNormalize outermost.",
+            stacklevel=5,
+        )
+        return None
+    return wrapper
 
 
 def collect(
@@ -95,7 +125,7 @@ def collect(
     """
     policy.set_training_mode(False)
     recording = None if wrapper is None else _Recording(act, wrapper)
-    timeouts = step_through(model, recording or act, env, callback, buffer)
+    timeouts = step_through(model, recording or act, env, callback, buffer, recording and recording.note_timeout)
     if timeouts is None:
         return None
     last: Any = model._last_obs

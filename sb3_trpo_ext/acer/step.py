@@ -230,7 +230,9 @@ def acer_step(learner: Learner, batch: Batch, settings: Settings) -> Update:
     family = now.family.with_statistics([part[: batch.size] for part in now.family.statistics])
     with torch.no_grad():
         bootstraps = _bootstraps(now.values.detach(), batch)
-    estimates = (_discrete if isinstance(family, Categorical) else _box)(policy, now, family, batch, bootstraps, settings)
+    estimates = (_discrete if isinstance(family, Categorical) else _box)(
+        policy, now, family, batch, bootstraps, settings
+    )
 
     with torch.no_grad():
         entropy = family.entropy().mean()
@@ -261,7 +263,13 @@ def _discrete(
         weights = importance_weights(family, batch.behaviour, batch.actions)
         targets = _over_time(retrace, batch, q_taken, values, weights.clamp(max=1), bootstraps, settings.gamma)
         gradient = discrete_policy_gradient(
-            family, batch.behaviour, batch.actions, targets, q_values, settings.clip, settings.correct_bias  # type: ignore[arg-type]
+            family,
+            batch.behaviour,
+            batch.actions,
+            targets,
+            q_values,
+            settings.clip,
+            settings.correct_bias,  # type: ignore[arg-type]
         )
     return Estimates(gradient, q_loss(q_taken, targets), weights, targets)
 
@@ -307,7 +315,9 @@ def _within_trust_region(
         return gradient, [nothing, nothing, nothing, torch.zeros_like(nothing)]
     observations = batch.observations
     n = batch.size
-    states = {key: part[:n] for key, part in observations.items()} if isinstance(observations, dict) else observations[:n]
+    states = (
+        {key: part[:n] for key, part in observations.items()} if isinstance(observations, dict) else observations[:n]
+    )
     middle = average.family(states)
     k = _moving(family.kl_gradient(middle), settings)
     direction = project(gradient, k, settings.delta)

@@ -1,6 +1,6 @@
 """Collecting experience: fast, and in the presence of bad data."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
 from typing import Any, NamedTuple
@@ -96,7 +96,12 @@ class Timeout(NamedTuple):
 
 
 def step_through(
-    model: OnPolicyAlgorithm, act: Acting, env: VecEnv, callback: BaseCallback, buffer: RolloutBuffer
+    model: OnPolicyAlgorithm,
+    act: Acting,
+    env: VecEnv,
+    callback: BaseCallback,
+    buffer: RolloutBuffer,
+    on_timeout: Callable[[Timeout], None] | None = None,
 ) -> list[Timeout] | None:
     """
     Step until a rollout buffer is full of observations, actions and rewards, as ``OnPolicyAlgorithm.collect_rollouts``
@@ -107,6 +112,7 @@ def step_through(
     :param env: to step in
     :param callback: called as SB3 does
     :param buffer: to fill, of SB3's own class
+    :param on_timeout: called at once where a time limit strikes
     :return: where time limits struck; None if the callback ended training
     """
     assert model._last_obs is not None
@@ -147,6 +153,8 @@ def step_through(
         for i in np.flatnonzero(dones).tolist() if dones.any() else ():
             if infos[i].get("TimeLimit.truncated", False) and infos[i].get("terminal_observation") is not None:
                 timeouts.append(Timeout(n_steps, i, infos[i]["terminal_observation"]))
+                if on_timeout is not None:
+                    on_timeout(timeouts[-1])
         _store(buffer, n_steps, model._last_obs, actions, rewards, model._last_episode_starts)
         model._last_obs = new_obs  # type: ignore[assignment]
         model._last_episode_starts = dones

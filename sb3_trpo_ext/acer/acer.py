@@ -235,8 +235,8 @@ class ACER(OnPolicyAlgorithm):
         space = self.action_space
         if not isinstance(space, (spaces.Discrete, spaces.Box)):
             raise ValueError(
-                f"ACER(env=...) must have a Discrete or Box action space, got {space}. Its critic rates every action of "
-                "a Discrete space; use TRPO for others."
+                f"ACER(env=...) must have a Discrete or Box action space, got {space}. Its critic rates every action "
+                "of a Discrete space; use TRPO for others."
             )
         if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, MlpPolicy)):
             raise ValueError(

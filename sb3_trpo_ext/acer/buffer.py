@@ -1,11 +1,12 @@
 """Whole n-step sequences, and a replay buffer of them."""
 
 import io
+import math
 import os
 import pathlib
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
@@ -67,6 +68,15 @@ class Sequences:
         )
 
 
+class _Layout(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def n_bytes(self) -> int:
+        return int(math.prod(self.shape) * np.dtype(self.dtype).itemsize)
+
+
 class SequenceReplayBuffer:
     """
     The latest sequences of every environment, as they came: observations and rewards are not normalised, images are
@@ -93,22 +103,22 @@ class SequenceReplayBuffer:
         self.n_steps, self.n_envs = n_steps, n_envs
         self.position = 0  # slot to be written next
         self.n_stored = 0
+        self._is_dict = isinstance(observation_space, spaces.Dict)
+        self._keys = list(_parts(observation_space))
         rows = (self.capacity, n_envs, n_steps)
         # (slot, environment, step, …), so that a sequence lies together in memory.
-        self._observations = {
-            key: (rows[0], rows[1], n_steps + 1, *(space.shape or ()), space.dtype)
-            for key, space in _parts(observation_space).items()
+        layouts: dict[str, _Layout] = {
+            **{
+                f"observations/{key}": _Layout((*rows[:2], n_steps + 1, *(space.shape or ())), space.dtype)
+                for key, space in _parts(observation_space).items()
+            },
+            "actions": _Layout((*rows, *(action_space.shape or ())), action_space.dtype),
+            "rewards": _Layout(rows, np.float32),
+            "statistics": _Layout((*rows, n_statistics), np.float32),
+            "dones": _Layout(rows, np.bool_),
         }
-        self._is_dict = isinstance(observation_space, spaces.Dict)
-        layouts = {
-            **{f"observations/{key}": layout for key, layout in self._observations.items()},
-            "actions": (*rows, *(action_space.shape or ()), action_space.dtype),
-            "rewards": (*rows, np.float32),
-            "statistics": (*rows, n_statistics, np.float32),
-            "dones": (*rows, np.bool_),
-        }
-        _warn_if_large({name: _bytes(layout) for name, layout in layouts.items()}, buffer_size)
-        self._arrays = {name: np.zeros(layout[:-1], layout[-1]) for name, layout in layouts.items()}
+        _warn_if_large({name: layout.n_bytes for name, layout in layouts.items()}, buffer_size)
+        self._arrays: dict[str, Array] = {name: np.zeros(*layout) for name, layout in layouts.items()}
         self._timeouts: list[tuple[Timeout, ...]] = [()] * self.capacity
 
     @property
@@ -148,7 +158,7 @@ class SequenceReplayBuffer:
         """
         every = np.arange(self.n_envs)
         parts = {name: array[slots, every].swapaxes(0, 1) for name, array in self._arrays.items()}
-        observations = {key: parts.pop(f"observations/{key}") for key in self._observations}
+        observations = {key: parts.pop(f"observations/{key}") for key in self._keys}
         timeouts = tuple(
             timeout for env, slot in enumerate(slots) for timeout in self._timeouts[slot] if timeout.env == env
         )
@@ -160,16 +170,15 @@ class SequenceReplayBuffer:
 
         :param path: of the file, or an open binary file
         """
-        arrays = {name: array[: self.n_stored] for name, array in self._arrays.items()}
+        arrays: dict[str, Any] = {name: array[: self.n_stored] for name, array in self._arrays.items()}
         located = [(slot, timeout) for slot, timeouts in enumerate(self._timeouts) for timeout in timeouts]
-        for key in self._observations:
+        for key in self._keys:
             layout = self._arrays[f"observations/{key}"]
             final = [timeout.observation[key] if self._is_dict else timeout.observation for _, timeout in located]
             stacked = np.asarray(final, layout.dtype).reshape(len(final), *layout.shape[3:])
             arrays[f"timeouts/{key}"] = stacked
-        arrays["timeouts_at"] = np.array(
-            [(slot, timeout.step, timeout.env) for slot, timeout in located], np.int64
-        ).reshape(-1, 3)
+        places = [(slot, timeout.step, timeout.env) for slot, timeout in located]
+        arrays["timeouts_at"] = np.array(places, np.int64).reshape(-1, 3)
         arrays["position"] = np.array(self.position)
         file: Any = open_path(path, "w", suffix="npz")
         try:
@@ -187,7 +196,7 @@ class SequenceReplayBuffer:
             environments
         """
         saved = _read(path)
-        expected = {*self._arrays, "timeouts_at", "position", *(f"timeouts/{key}" for key in self._observations)}
+        expected = {*self._arrays, "timeouts_at", "position", *(f"timeouts/{key}" for key in self._keys)}
         if set(saved) != expected:
             raise ValueError(
                 f"{path} was not saved by ACER with these spaces: it lacks or adds {expected ^ set(saved)}."
@@ -196,8 +205,8 @@ class SequenceReplayBuffer:
             if saved[name].shape[1:] != array.shape[1:] or saved[name].dtype != array.dtype:
                 raise ValueError(
                     f"{path} holds {name} of shape {saved[name].shape[1:]} (environments, steps, …) and type "
-                    f"{saved[name].dtype}, but this model stores {array.shape[1:]}, {array.dtype}. Use the n_steps, the "
-                    "number of environments and the spaces that it was saved with."
+                    f"{saved[name].dtype}, but this model stores {array.shape[1:]}, {array.dtype}. Use the n_steps, "
+                    "the number of environments and the spaces that it was saved with."
                 )
         n = len(saved["rewards"])
         order = (np.arange(n) + (int(saved["position"]) if n else 0)) % max(n, 1)  # oldest first
@@ -208,7 +217,7 @@ class SequenceReplayBuffer:
         new_slot = {int(old): new for new, old in enumerate(order)}
         for i, (slot, step, env) in enumerate(saved["timeouts_at"].tolist()):
             if slot in new_slot:
-                final = {key: saved[f"timeouts/{key}"][i] for key in self._observations}
+                final = {key: saved[f"timeouts/{key}"][i] for key in self._keys}
                 self._timeouts[new_slot[slot]] += (Timeout(step, env, final if self._is_dict else final[""]),)
         self.n_stored = len(order)
         self.position = self.n_stored % self.capacity
@@ -217,7 +226,7 @@ class SequenceReplayBuffer:
         """Arrays by the names under which they are kept."""
         observations: Any = sequences.observations if self._is_dict else {"": sequences.observations}
         return {
-            **{f"observations/{key}": observations[key] for key in self._observations},
+            **{f"observations/{key}": observations[key] for key in self._keys},
             **{name: getattr(sequences, name) for name in ("actions", "rewards", "statistics", "dones")},
         }
 
@@ -226,18 +235,13 @@ def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
     return dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
 
 
-def _bytes(layout: Any) -> int:
-    *shape, dtype = layout
-    return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-
-
 def _memory() -> int | None:
     """Bytes of memory that are free, as SB3 asks for them; without psutil all there is; None where nobody knows."""
     psutil = getattr(buffers, "psutil", None)
     if psutil is not None:
         return int(psutil.virtual_memory().available)
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, OSError, ValueError):
         return None
 

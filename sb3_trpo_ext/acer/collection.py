@@ -125,7 +125,9 @@ def collect(
     """
     policy.set_training_mode(False)
     recording = None if wrapper is None else _Recording(act, wrapper)
-    timeouts = step_through(model, recording or act, env, callback, buffer, recording and recording.note_timeout)
+    timeouts = step_through(
+        model, recording or act, env, callback, buffer, recording.note_timeout if recording else None
+    )
     if timeouts is None:
         return None
     last: Any = model._last_obs

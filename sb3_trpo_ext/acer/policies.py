@@ -86,17 +86,16 @@ class MlpPolicy(ActorCriticPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         width = self.mlp_extractor.latent_dim_vf
-        gain = 1.0 if self.ortho_init else None
         if isinstance(self.action_space, spaces.Discrete):
             self.value_net = nn.Linear(width, int(self.action_space.n))
-            heads = [self.value_net]
+            head: nn.Module = self.value_net
         elif isinstance(self.action_space, spaces.Box):
             actions = math.prod(self.action_space.shape)
             layers = create_mlp(width + actions, 1, self.advantage_arch, self.activation_fn)
             self.advantage_net = nn.Sequential(*layers)
-            heads = [self.advantage_net]
-        for head in heads if gain else []:
-            head.apply(lambda module: self.init_weights(module, gain))
+            head = self.advantage_net
+        if self.ortho_init:
+            head.apply(self.init_weights)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def evaluate(self, observations: Observations) -> Evaluation:

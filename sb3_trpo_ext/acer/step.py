@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from sb3_trpo_ext.acer.losses import (
     slope,
 )
 from sb3_trpo_ext.acer.policies import ActionFamily, Evaluation, MlpPolicy
-from sb3_trpo_ext.common.observations import Observations
+from sb3_trpo_ext.common.observations import Observations, each
 from sb3_trpo_ext.kernels.families import Categorical, Gaussian
 from sb3_trpo_ext.kernels.retrace import retrace, uncorrected
 from sb3_trpo_ext.kernels.vector import count
@@ -230,9 +230,8 @@ def acer_step(learner: Learner, batch: Batch, settings: Settings) -> Update:
     family = now.family.with_statistics([part[: batch.size] for part in now.family.statistics])
     with torch.no_grad():
         bootstraps = _bootstraps(now.values.detach(), batch)
-    estimates = (_discrete if isinstance(family, Categorical) else _box)(
-        policy, now, family, batch, bootstraps, settings
-    )
+    estimate = _discrete if isinstance(family, Categorical) else _box
+    estimates = estimate(policy, now, family, batch, bootstraps, settings)
 
     with torch.no_grad():
         entropy = family.entropy().mean()
@@ -256,6 +255,7 @@ def _discrete(
     policy: MlpPolicy, now: Evaluation, family: Any, batch: Batch, bootstraps: Tensor, settings: Settings
 ) -> Estimates:
     """Algorithm 2: the critic knows Q(x, ·) of all actions."""
+    behaviour = cast(Categorical, batch.behaviour)
     q_values = now.head[: batch.size]
     q_taken = q_values.gather(1, batch.actions.long().unsqueeze(1)).squeeze(1)
     with torch.no_grad():
@@ -263,13 +263,7 @@ def _discrete(
         weights = importance_weights(family, batch.behaviour, batch.actions)
         targets = _over_time(retrace, batch, q_taken, values, weights.clamp(max=1), bootstraps, settings.gamma)
         gradient = discrete_policy_gradient(
-            family,
-            batch.behaviour,
-            batch.actions,
-            targets,
-            q_values,
-            settings.clip,
-            settings.correct_bias,  # type: ignore[arg-type]
+            family, behaviour, batch.actions, targets, q_values, settings.clip, settings.correct_bias
         )
     return Estimates(gradient, q_loss(q_taken, targets), weights, targets)
 
@@ -278,7 +272,7 @@ def _box(
     policy: MlpPolicy, now: Evaluation, family: Any, batch: Batch, bootstraps: Tensor, settings: Settings
 ) -> Estimates:
     """Algorithm 3: a stochastic duelling critic."""
-    values, actions = now.head[: batch.size], batch.actions
+    values, actions, behaviour = now.head[: batch.size], batch.actions, cast(Gaussian, batch.behaviour)
     k, d = settings.n_action_samples, actions.shape[1]
     with torch.no_grad():
         noise = torch.randn(k + 1, *actions.shape, device=actions.device)
@@ -289,12 +283,11 @@ def _box(
     with torch.no_grad():
         q_own = duelling(values, advantages[-1], advantages[1:-1])
         traces = weights.pow(1 / d).clamp(max=1)
-        # Q^ret with traces ρ̄ and Q^opc with traces 1 are one recursion over twice as many sequences.
-        both = _over_time(retrace, batch, q_taken, values, traces, bootstraps, settings.gamma)
+        targets = _over_time(retrace, batch, q_taken, values, traces, bootstraps, settings.gamma)
         opc = _over_time(uncorrected, batch, q_taken, values, None, bootstraps, settings.gamma)
         gradient = gaussian_policy_gradient(
             family,
-            batch.behaviour,  # type: ignore[arg-type]
+            behaviour,
             actions,
             opc - values,
             drawn[-1],
@@ -303,7 +296,7 @@ def _box(
             settings.correct_bias,
         )
     gradient = gradient if settings.learn_std else gradient[:, :d]
-    return Estimates(gradient, duelling_loss(q_taken, values, both, weights), weights, both)
+    return Estimates(gradient, duelling_loss(q_taken, values, targets, weights), weights, targets)
 
 
 def _within_trust_region(
@@ -313,12 +306,7 @@ def _within_trust_region(
     if settings.delta is None:
         nothing = gradient.new_tensor(float("nan"))
         return gradient, [nothing, nothing, nothing, torch.zeros_like(nothing)]
-    observations = batch.observations
-    n = batch.size
-    states = (
-        {key: part[:n] for key, part in observations.items()} if isinstance(observations, dict) else observations[:n]
-    )
-    middle = average.family(states)
+    middle = average.family(each(lambda part: part[: batch.size], batch.observations))
     k = _moving(family.kl_gradient(middle), settings)
     direction = project(gradient, k, settings.delta)
     before, after = slope(gradient, k), slope(direction, k)
@@ -365,7 +353,7 @@ def _observations(sequences: Sequences, policy: MlpPolicy) -> Observations:
 
     final = [timeout.observation for timeout in sequences.timeouts]
     arrays: Any = (
-        {key: joined(array, [each[key] for each in final]) for key, array in sequences.observations.items()}
+        {key: joined(array, [last[key] for last in final]) for key, array in sequences.observations.items()}
         if isinstance(sequences.observations, dict)
         else joined(sequences.observations, final)
     )

@@ -56,19 +56,13 @@ def plain(sequences, env):
     """One environment's part of a batch, as nested lists and bytes, to be compared with ==."""
 
     def cut(array):
-        return (
-            {k: v[:, env].tobytes() for k, v in array.items()} if isinstance(array, dict) else array[:, env].tobytes()
-        )
+        return {k: cut(v) for k, v in array.items()} if isinstance(array, dict) else array[:, env].tobytes()
 
     def whole(value):
-        return {k: np.asarray(v).tobytes() for k, v in value.items()} if isinstance(value, dict) else value.tobytes()
+        return {k: whole(v) for k, v in value.items()} if isinstance(value, dict) else np.asarray(value).tobytes()
 
     parts = [cut(getattr(sequences, name)) for name in ("observations", "actions", "rewards", "statistics", "dones")]
-    final = sorted(
-        (t.step, str(whole(np.asarray(t.observation) if not isinstance(t.observation, dict) else t.observation)))
-        for t in sequences.timeouts
-        if t.env == env
-    )
+    final = sorted((t.step, str(whole(t.observation))) for t in sequences.timeouts if t.env == env)
     return [*parts, final]
 
 
@@ -197,7 +191,7 @@ def test_a_file_of_another_model_is_refused_and_nothing_changes(other, tmp_path)
     buffer.add(make_sequences(VECTOR, ACTIONS["discrete"], 0))
     before = plain(buffer.get(np.zeros(B, int)), 0)
     other.save(tmp_path / "other.npz")
-    with pytest.raises(ValueError, match="not saved by ACER with these spaces|Use the n_steps"):
+    with pytest.raises(ValueError, match=r"not saved by ACER with these spaces|Use the n_steps"):
         buffer.load(tmp_path / "other.npz")
     assert plain(buffer.get(np.zeros(B, int)), 0) == before
 

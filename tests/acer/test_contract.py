@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from itertools import pairwise
 
 import gymnasium as gym
 import numpy as np
@@ -232,7 +233,7 @@ def test_what_is_stored_is_not_normalised_and_is_normalised_when_drawn(space_env
     stored = [buffer.get(np.array([slot])) for slot in range(buffer.n_stored)]
     np.testing.assert_array_equal(np.concatenate([s.rewards[:, 0] for s in stored]), np.float32(recorder.rewards))
     np.testing.assert_array_equal(np.concatenate([s.observations[:-1, 0] for s in stored]), recorder.seen[:60])
-    for one, other in zip(stored, stored[1:], strict=False):
+    for one, other in pairwise(stored):
         np.testing.assert_array_equal(one.observations[-1], other.observations[0])
     final = [t.observation for s in stored for t in s.timeouts]
     np.testing.assert_allclose(final, recorder.final, rtol=1e-4, atol=1e-5)

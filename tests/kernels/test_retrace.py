@@ -17,7 +17,7 @@ def make(T=7, B=4, seed=0, ends=0.3):
 
 
 def by_definition(rewards, q, v, traces, ends, bootstraps, gamma):
-    """Q(x_t, a_t) + Σ_s γ^{s−t} (Π_{i=t+1..s} ρ̄_i) δ_s, with δ_s = r_s + γ V(x_{s+1}) − Q(x_s, a_s): Munos, equation 3."""
+    """Q(x_t, a_t) + Σ_s γ^{s−t} (Π_{i=t+1..s} ρ̄_i) δ_s with δ_s = r_s + γ V(x_{s+1}) − Q(x_s, a_s): Munos, eq. 3."""
     T, B = rewards.shape
     result = torch.zeros_like(rewards)
     for b in range(B):

@@ -1,0 +1,53 @@
+"""
+How well and how fast ACER learns::
+
+    python examples/acer_learning.py CartPole-v1 --timesteps 300000 --n-envs 8 --seeds 0 1 2 3 4
+    python examples/acer_learning.py CartPole-v1 --timesteps 100000 --n-envs 8 --set trust_region=False
+
+For each seed it prints the mean return of the last 100 training episodes, and of 100 episodes without exploration in
+environments of other seeds.
+"""
+
+import argparse
+import ast
+import time
+
+import numpy as np
+import torch
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_trpo_ext import ACER
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("env")
+parser.add_argument("--timesteps", type=int, required=True)
+parser.add_argument("--n-envs", type=int, default=1)
+parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+parser.add_argument("--normalize", action="store_true", help="observations and rewards, with VecNormalize")
+parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="arguments of ACER, as Python literals")
+arguments = parser.parse_args()
+settings = {name: ast.literal_eval(value) for name, _, value in (each.partition("=") for each in arguments.set)}
+gamma = settings.get("gamma", 0.99)
+torch.set_num_threads(1)
+
+for seed in arguments.seeds:
+    env = make_vec_env(arguments.env, arguments.n_envs, seed=seed)
+    test = make_vec_env(arguments.env, 10, seed=1000 + seed)
+    if arguments.normalize:
+        env = VecNormalize(env, gamma=gamma)
+        test = VecNormalize(test, training=False, norm_reward=False)
+    model = ACER("MlpPolicy", env, seed=seed, device="cpu", **settings)
+    started = time.perf_counter()
+    model.learn(arguments.timesteps)
+    seconds = time.perf_counter() - started
+    if arguments.normalize:
+        test.obs_rms = env.obs_rms
+    returns, _ = evaluate_policy(model, test, n_eval_episodes=100, return_episode_rewards=True)
+    training = np.mean([episode["r"] for episode in model.ep_info_buffer])
+    print(
+        f"{arguments.env} {' '.join(arguments.set)} seed {seed}: training {training:.1f}, evaluation "
+        f"{np.mean(returns):.1f} ± {np.std(returns):.1f}, {arguments.timesteps / seconds:.0f} steps/s",
+        flush=True,
+    )

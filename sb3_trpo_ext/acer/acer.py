@@ -25,6 +25,7 @@ from sb3_trpo_ext.common.acting import acting
 from sb3_trpo_ext.common.diagnostics import record
 from sb3_trpo_ext.common.network import PlainNetwork, actor_network
 from sb3_trpo_ext.common.rollout import NormalizationKeeper
+from sb3_trpo_ext.common.saving import saved_settings
 from sb3_trpo_ext.common.settings import Rule, check, number, one_of, schedule, schedule_of, whole
 from sb3_trpo_ext.common.threads import torch_threads
 
@@ -301,7 +302,7 @@ class ACER(OnPolicyAlgorithm):
     def train(self) -> None:
         """One on-policy update on the sequences just collected, then Poisson(replay ratio) updates from replay."""
         self._update_learning_rate(self.policy.optimizer)
-        if bad := self._collected.seen.not_finite():
+        if bad := self._collected.seen.not_finite() or self._collected.original.not_finite():
             self._skip_rollout(bad)
             return
         settings = self._settings()
@@ -391,6 +392,20 @@ class ACER(OnPolicyAlgorithm):
         return super().learn(
             int(total_timesteps), callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         )
+
+    @classmethod
+    def load(cls: type[SelfACER], path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> SelfACER:
+        """
+        Load a model; its replay buffer is empty until :meth:`load_replay_buffer`.
+
+        :param path: of the zip file, or an open binary file
+        :param args: as in SB3's ``BaseAlgorithm.load``
+        :param kwargs: as there; names of constructor arguments replace what was saved
+        :raises ValueError: when the file is damaged or holds something else
+        """
+        if "replay_ratio" not in saved_settings(path, "ACER"):
+            raise ValueError(f"{path} was saved by another algorithm than ACER. Load it with the class that saved it.")
+        return super().load(path, *args, **kwargs)
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """

@@ -1,11 +1,9 @@
 """The algorithm that users construct: its settings, its data, and what is saved."""
 
 import io
-import json
 import pathlib
 import time
 import warnings
-import zipfile
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -14,7 +12,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.save_util import load_from_zip_file, open_path
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -28,6 +26,7 @@ from sb3_trpo_ext.common.rollout import (
     can_collect_fast,
     collect_fast,
 )
+from sb3_trpo_ext.common.saving import saved_settings
 from sb3_trpo_ext.common.settings import Rule, check, number, one_of, schedule, schedule_of, whole
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.chain import Dense
@@ -418,7 +417,7 @@ class TRPO(OnPolicyAlgorithm):
         :param kwargs: as there; names of constructor arguments replace what was saved
         :raises ValueError: when the file is damaged or holds something else
         """
-        saved = _saved_settings(path)
+        saved = saved_settings(path, "TRPO")
         if "cg_max_steps" not in saved:
             raise ValueError(f"{path} was saved by another algorithm than TRPO. Load it with the class that saved it.")
         if "kl_reduction" not in saved:
@@ -460,27 +459,3 @@ def _select(optimizer_state: dict[str, Any], kept: list[int], **settings: Any) -
         "state": {new: state[old] for new, old in enumerate(kept) if old in state},
         "param_groups": [{**optimizer_state["param_groups"][0], **settings, "params": list(range(len(kept)))}],
     }
-
-
-def _saved_settings(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Any]:
-    """The saved attributes as they stand in a model's zip file, without unpickling any."""
-    file = open_path(path, "r", suffix="zip")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"bad checksum of {damaged}")
-            if missing := {"data", "policy.pth", "policy.optimizer.pth"}.difference(archive.namelist()):
-                raise KeyError(f"no {', '.join(sorted(missing))} in it")
-            settings = json.loads(archive.read("data"))
-        if not isinstance(settings, dict):
-            raise ValueError("its data is no dictionary")
-        return settings
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a saved model, or is damaged ({error}). Expected a zip file written by TRPO.save()."
-        ) from error
-    finally:
-        if isinstance(path, (str, pathlib.Path)):
-            file.close()
-        else:
-            path.seek(0)

@@ -1,0 +1,39 @@
+"""What a saved model says about itself, without running anything that the file holds."""
+
+import io
+import json
+import pathlib
+import zipfile
+from typing import Any
+
+from stable_baselines3.common.save_util import open_path
+
+
+def saved_settings(path: str | pathlib.Path | io.BufferedIOBase, algorithm: str) -> dict[str, Any]:
+    """
+    The saved attributes as they stand in a model's zip file, without unpickling any.
+
+    :param path: of the file, or an open binary file
+    :param algorithm: name of the class whose file is expected
+    :raises ValueError: when the file is damaged, or is no saved model
+    """
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"bad checksum of {damaged}")
+            if missing := {"data", "policy.pth", "policy.optimizer.pth"}.difference(archive.namelist()):
+                raise KeyError(f"no {', '.join(sorted(missing))} in it")
+            settings = json.loads(archive.read("data"))
+        if not isinstance(settings, dict):
+            raise ValueError("its data is no dictionary")
+        return settings
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a saved model, or is damaged ({error}). Expected a zip file written by {algorithm}.save()."
+        ) from error
+    finally:
+        if isinstance(path, (str, pathlib.Path)):
+            file.close()
+        else:
+            path.seek(0)

@@ -207,9 +207,9 @@ class ACER(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         check(self, RULES)
         self._check_spaces_and_policy()
-        if "optimizer_class" not in self.policy_kwargs:
-            self.policy_kwargs |= self._optimizer()
         super()._setup_model()
+        if "optimizer_class" not in self.policy_kwargs:
+            self.policy.optimizer = self._optimizer()
         if isinstance(self.action_space, spaces.Box):
             self.policy.log_std.requires_grad_(self.learn_std)
         self.policy.set_training_mode(False)
@@ -226,11 +226,12 @@ class ACER(OnPolicyAlgorithm):
             self._n_statistics(),
         )
 
-    def _optimizer(self) -> dict[str, Any]:
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """The one that the constructor's arguments ask for, in its form for many small tensors."""
+        parameters, learning_rate = self.policy.parameters(), self.lr_schedule(1)
         if self.use_rms_prop:
-            settings = {"alpha": 0.99, "eps": self.rms_prop_eps, "foreach": True}
-            return {"optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": settings}
-        return {"optimizer_class": torch.optim.Adam, "optimizer_kwargs": {"eps": 1e-5, "foreach": True}}
+            return torch.optim.RMSprop(parameters, learning_rate, alpha=0.99, eps=self.rms_prop_eps, foreach=True)
+        return torch.optim.Adam(parameters, learning_rate, eps=1e-5, fused=True)
 
     def _check_spaces_and_policy(self) -> None:
         space = self.action_space

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_trpo_ext
-from sb3_trpo_ext.zoo.samplers import convert_on_policy, sample_trpo
+from sb3_trpo_ext.zoo.samplers import convert_acer, convert_on_policy, sample_acer, sample_trpo
 
 
 class ZooAlgorithm(NamedTuple):
@@ -29,6 +29,7 @@ class ZooAlgorithm(NamedTuple):
 
 #: By the name given to ``--algo``, which is also the name of the file in ``hyperparams/``.
 ALGORITHMS = {
+    "acer": ZooAlgorithm(sb3_trpo_ext.ACER, sample_acer, convert_acer),
     "trpo_ext": ZooAlgorithm(sb3_trpo_ext.TRPO, sample_trpo, convert_on_policy),
 }
 

@@ -55,3 +55,48 @@ def sample_trpo(trial: optuna.Trial, n_actions: int, n_envs: int, additional_arg
         # Shown in the study beside the sampled form, which nobody can read.
         trial.set_user_attr(name, arguments[name])
     return arguments
+
+
+def convert_acer(sampled: dict[str, Any]) -> dict[str, Any]:
+    """
+    Turn the parameters of a trial into keyword arguments of ACER's constructor.
+
+    :param sampled: as for :func:`convert_on_policy`, without a λ, which Retrace has not
+    :return: keyword arguments of the constructor
+    """
+    arguments = convert_on_policy(sampled | {"one_minus_gae_lambda": 0.0})
+    del arguments["gae_lambda"]
+    return arguments
+
+
+def sample_acer(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+    """
+    Draw hyperparameters of ACER.
+
+    :param trial: the trial that chooses
+    :param n_actions: dimension of a Box action space; 0 for any other
+    :param n_envs: number of environments, not used
+    :param additional_args: what other algorithms need, not used
+    :return: keyword arguments of the constructor
+    """
+    sampled = {
+        "n_steps_pow": trial.suggest_int("n_steps_pow", 3, 7),
+        "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.0001, 0.03, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-5, 0.003, log=True),
+        "replay_ratio": trial.suggest_categorical("replay_ratio", [1, 2, 4, 8]),
+        "ent_coef": trial.suggest_float("ent_coef", 1e-8, 0.1, log=True),
+        "q_coef": trial.suggest_float("q_coef", 0.1, 2.0, log=True),
+        "max_grad_norm": trial.suggest_float("max_grad_norm", 0.5, 40.0, log=True),
+        "importance_clip": trial.suggest_float("importance_clip", 1.0, 20.0, log=True),
+        "trust_region_delta": trial.suggest_float("trust_region_delta", 0.01, 2.0, log=True),
+        "average_policy_decay": trial.suggest_categorical("average_policy_decay", [0.9, 0.99, 0.995]),
+        "net_arch": trial.suggest_categorical("net_arch", ["small", "medium"]),
+        "activation_fn": trial.suggest_categorical("activation_fn", ["tanh", "relu"]),
+    }
+    if n_actions:
+        sampled["learn_std"] = trial.suggest_categorical("learn_std", [False, True])
+    arguments = convert_acer(sampled)
+    for name in ("gamma", "n_steps"):
+        # Shown in the study beside the sampled form, which nobody can read.
+        trial.set_user_attr(name, arguments[name])
+    return arguments

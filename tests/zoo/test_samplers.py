@@ -21,3 +21,24 @@ for n_actions, dimensions in ((0, 1), (1, 1), (17, 17)):
 
 def test_draws_are_arguments_of_the_constructor_and_grow_with_the_action_dimension(installation, tmp_path):
     installation.run("-c", DRAW, cwd=tmp_path)
+
+
+DRAW_ACER = """
+import inspect
+import optuna
+from sb3_trpo_ext import ACER
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+for n_actions, env in ((0, "CartPole-v1"), (1, "Pendulum-v1")):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        trial = study.ask()
+        drawn = HYPERPARAMS_SAMPLER["acer"](trial, n_actions, 1, {})
+        ACER("MlpPolicy", env, device="cpu", **drawn)
+        assert ("learn_std" in drawn) == bool(n_actions)
+        assert HYPERPARAMS_CONVERTER["acer"](trial.params) == drawn, "a stored trial gives other settings"
+"""
+
+
+def test_draws_of_acer_are_accepted_by_its_constructor(installation, tmp_path):
+    installation.run("-c", DRAW_ACER, cwd=tmp_path)

@@ -1,7 +1,10 @@
 """
-Measurements beside sb3-contrib's TRPO::
+Measurements beside sb3-contrib's TRPO: how fast it is, and how well it learns::
 
     python -m sb3_trpo_ext.bench speed --quick
+    python -m sb3_trpo_ext.bench learn --suite quick
+    python -m sb3_trpo_ext.bench report
+    python -m sb3_trpo_ext.bench check
 """
 
 import argparse
@@ -18,15 +21,17 @@ def main(arguments: list[str]) -> None:
     :param arguments: its name and its options
     """
     try:
-        from sb3_trpo_ext.bench import speed
+        from sb3_trpo_ext.bench import check, learn, report, speed
     except ModuleNotFoundError as error:
         if error.name not in FROM_THE_EXTRA:
             raise
         sys.exit(f"The benchmark needs {error.name}, which is missing: pip install 'sb3-trpo-ext[bench]'")
 
-    parser = argparse.ArgumentParser(prog="python -m sb3_trpo_ext.bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m sb3_trpo_ext.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (speed,):
+    for module in (speed, learn, report, check):
         summary = (module.__doc__ or "").partition(": ")[2]
         command = commands.add_parser(module.__name__.rpartition(".")[2], help=summary, description=summary)
         module.add_arguments(command)

@@ -1,0 +1,158 @@
+"""The learning benchmark as pictures."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sb3_trpo_ext.bench.results import Result
+from sb3_trpo_ext.bench.statistics import Array, Estimate, bootstrap_curve, iqm, performance_profile
+from sb3_trpo_ext.bench.suites import short
+
+# Okabe and Ito's colours, told apart by colour-blind readers; ours first.
+COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+FIXED = {"trpo_ext": "#d55e00", "trpo": "#0072b2", "ppo": "#009e73", "a2c": "#cc79a7", "acer": "#e69f00"}
+COLUMNS = 3  # of panels
+THRESHOLDS = 101
+DPI = 120
+Curves = Mapping[str, Mapping[str, Sequence[Result]]]
+
+
+def colours(labels: Sequence[str]) -> dict[str, str]:
+    """
+    :param labels: to tell apart
+    :return: the same colour for the same algorithm in every picture
+    """
+    left = [colour for colour in COLOURS if colour not in {FIXED[label] for label in labels if label in FIXED}]
+    others = [label for label in labels if label not in FIXED]
+    return {**FIXED, **{label: left[i % len(left)] for i, label in enumerate(others)}}
+
+
+def on_grid(results: Sequence[Result]) -> tuple[Array, Array, Array]:
+    """
+    The curves of several seeds read at the same steps.
+
+    :param results: of one task and label
+    :return: steps (k,), returns (seeds, k), minutes (seeds, k); NaN before the first episode's end
+    """
+    steps = np.linspace(0, results[0].run.timesteps, 51)[1:]
+    returns = np.array([np.interp(steps, one.steps, one.returns, left=np.nan) for one in results])
+    minutes = np.array([np.interp(steps, (0, *one.steps), (0.0, *one.seconds)) for one in results]) / 60
+    known = ~np.isnan(returns).any(axis=0)
+    return steps[known], returns[:, known], minutes[:, known]
+
+
+def learning_curves(curves: Curves, path: Path) -> None:
+    """
+    A panel for each task: interquartile mean over seeds with bootstrap interval against steps.
+
+    :param curves: task → label → seeds
+    :param path: of the PNG
+    """
+    _panels(curves, path, "steps", against_time=False)
+
+
+def return_against_time(curves: Curves, path: Path) -> None:
+    """
+    The same against minutes of training, mean over seeds.
+
+    :param curves: task → label → seeds
+    :param path: of the PNG
+    """
+    _panels(curves, path, "minutes of training", against_time=True)
+
+
+def _panels(curves: Curves, path: Path, xlabel: str, against_time: bool) -> None:
+    columns = min(COLUMNS, len(curves))
+    rows = math.ceil(len(curves) / columns)
+    labels = list(dict.fromkeys(label for panel in curves.values() for label in panel))
+    colour = colours(labels)
+    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(3.6 * columns + 0.4, 2.9 * rows + 0.5), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for panel, (task, lines) in zip(axes.flat, curves.items(), strict=False):
+            for label, results in lines.items():
+                steps, returns, minutes = on_grid(results)
+                x = minutes.mean(axis=0) if against_time else steps
+                middle, low, high = bootstrap_curve(returns, iqm)
+                panel.plot(x, middle, color=colour[label], label=f"{label} ({len(results)})", linewidth=1.4)
+                panel.fill_between(x, low, high, color=colour[label], alpha=0.18, linewidth=0)
+            panel.set_title(task, loc="left", fontweight="bold")
+            panel.set_xlabel(xlabel)
+            if not against_time:
+                panel.xaxis.set_major_formatter(lambda value, _: short(int(value)))
+            panel.set_xlim(left=0)
+            panel.grid(color="#eeeeee")
+            panel.legend(frameon=False, fontsize=7)
+        for panel in axes.flat[len(curves) :]:
+            panel.set_visible(False)
+        for row in axes:
+            row[0].set_ylabel("return, last 100 episodes")
+        figure.savefig(path, dpi=DPI)
+
+
+def profile(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
+    """
+    Share of the runs above each scaled return, with bootstrap interval.
+
+    :param scores: label → tasks; of each its seeds' scores
+    :param path: of the PNG
+    """
+    every = [score for tasks in scores.values() for task in tasks for score in task]
+    low, high = min(0.0, *every), max(1.0, *every)
+    margin = 0.03 * (high - low)
+    thresholds = np.linspace(low - margin, high + margin, THRESHOLDS)
+    colour = colours(list(scores))
+    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(6, 3.6), layout="constrained")
+        axes: Axes = figure.subplots()
+        for label, tasks in scores.items():
+            share, lower, upper = performance_profile(tasks, thresholds.tolist())
+            axes.plot(thresholds, share, color=colour[label], label=label)
+            axes.fill_between(thresholds, lower, upper, color=colour[label], alpha=0.18, linewidth=0)
+        axes.set_xlabel("scaled return τ (0: random, 1: good)")
+        axes.set_ylabel("share of runs above τ")
+        axes.set_ylim(-0.02, 1.02)
+        axes.grid(color="#eeeeee")
+        axes.legend(frameon=False)
+        figure.savefig(path, dpi=DPI)
+
+
+def improvement(estimates: Mapping[tuple[str, str], Estimate], baseline: str, path: Path) -> None:
+    """
+    A row for each label and task: probability of improvement over the baseline with its interval.
+
+    :param estimates: label and task → estimate
+    :param baseline: label
+    :param path: of the PNG
+    """
+    labels = list(dict.fromkeys(label for label, _ in estimates))
+    tasks = list(dict.fromkeys(task for _, task in estimates))
+    colour = colours(labels)
+    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(6, 1.1 + 0.22 * len(tasks) * (1 + len(labels))), layout="constrained")
+        axes: Axes = figure.subplots()
+        for i, label in enumerate(labels):
+            rows = [
+                tasks.index(task) + (i - (len(labels) - 1) / 2) * 0.8 / len(labels)
+                for one, task in estimates
+                if one == label
+            ]
+            found = [estimate for (one, _), estimate in estimates.items() if one == label]
+            axes.errorbar(
+                [one.value for one in found], rows,
+                xerr=[[max(one.value - one.low, 0) for one in found], [max(one.high - one.value, 0) for one in found]],
+                fmt="o", markersize=4.5, elinewidth=1.2, color=colour[label], label=label,
+            )  # fmt: skip
+        axes.axvline(0.5, color="#999999", linewidth=1, linestyle="--")
+        axes.set_yticks(range(len(tasks)), tasks)
+        axes.set_ylim(len(tasks) - 0.4, -0.6)
+        axes.set_xlim(-0.03, 1.03)
+        axes.set_xlabel(f"probability of a higher return than {baseline}")
+        axes.grid(axis="x", color="#eeeeee")
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.1)
+        figure.savefig(path, dpi=DPI)

@@ -1,0 +1,378 @@
+"""``report``: tables and plots of what ``learn`` trained, with the commands that make them again."""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sb3_trpo_ext.bench import plots
+from sb3_trpo_ext.bench.learn import ALGOS, NEWEST, OURS
+from sb3_trpo_ext.bench.results import Result, Run, read_all
+from sb3_trpo_ext.bench.statistics import Estimate, interquartile_mean, mean_and_std, probability_of_improvement
+from sb3_trpo_ext.bench.suites import SCALE, SUITES, Task, normalised
+
+BASELINE = "trpo"
+NAMES = {
+    "trpo_ext": "trpo_ext (ours)",
+    "trpo": "sb3-contrib trpo",
+    "ppo": "SB3 ppo",
+    "a2c": "SB3 a2c",
+    "acer": "acer (ours)",
+}
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    Results, ordered for tables: tasks are rows, labels columns.
+
+    :param results: all of them
+    :param labels: in the order of the columns
+    :param tasks: in the order of the rows
+    :param baseline: label with which the others are compared
+    """
+
+    results: tuple[Result, ...]
+    labels: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    baseline: str
+
+    @classmethod
+    def of(cls, results: Iterable[Result], baseline: str = BASELINE) -> "Comparison":
+        """
+        :param results: of at least one run
+        :param baseline: label with which the others are compared, if it is among them
+        """
+        results = tuple(results)
+        known = [task for suite in SUITES.values() for task in suite]
+        order = {task: i for i, task in reversed(list(enumerate(known)))}
+        labels = sorted({one.run.label for one in results}, key=lambda label: (_rank(label), label))
+        tasks = sorted({one.run.task for one in results}, key=lambda task: (order.get(task, len(order)), task))
+        return cls(results, tuple(labels), tuple(tasks), baseline)
+
+    def runs(self, label: str, task: Task) -> list[Result]:
+        """
+        :param label: of a column
+        :param task: of a row
+        :return: one for each seed; may be empty
+        """
+        return [one for one in self.results if (one.run.label, one.run.task) == (label, task)]
+
+    def finals(self, label: str, task: Task) -> list[float]:
+        """The returns at the end of training, one for each seed."""
+        return [one.final for one in self.runs(label, task)]
+
+    def shared(self) -> tuple[Task, ...]:
+        """Tasks that every label has runs of, and that have a scale: what can be averaged."""
+        return tuple(
+            task
+            for task in self.tasks
+            if task.environment in SCALE and all(self.runs(label, task) for label in self.labels)
+        )
+
+    def scores(self, label: str) -> list[list[float]]:
+        """The shared tasks; of each the label's returns on the tasks' common scale."""
+        return [[normalised(task.environment, one) for one in self.finals(label, task)] for task in self.shared()]
+
+
+def _rank(label: str) -> int:
+    """Ours, then what we compare with, then variants."""
+    return ALGOS.index(label) if label in ALGOS else len(ALGOS)
+
+
+Cell = Callable[[str, Task], str]
+
+
+def table(comparison: Comparison, cell: Cell, last: dict[str, str] | None = None, labels: Sequence[str] = ()) -> str:
+    """
+    :param comparison: whose tasks are the rows
+    :param cell: (label, task) → text
+    :param last: label → text of a further row over all tasks
+    :param labels: columns; all of the comparison's by default
+    :return: Markdown
+    """
+    labels = labels or comparison.labels
+    rows = [[str(task), *(cell(label, task) for label in labels)] for task in comparison.tasks]
+    if last is not None:
+        rows.append(["**all**", *(last[label] for label in labels)])
+    lines = [["task", *(NAMES.get(label, label) for label in labels)], ["---"] + ["---:"] * len(labels), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def figure(value: float) -> str:
+    """
+    :param value: a return, or a score around 1
+    :return: with as many digits as say something
+    """
+    if math.isnan(value):
+        return NOTHING
+    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 2
+    return f"{value:,.{digits}f}".replace(",", " ").replace("-", "−")
+
+
+def bracketed(estimate: Estimate) -> str:
+    """
+    :param estimate: with its interval
+    """
+    return f"{figure(estimate.value)} [{figure(estimate.low)}, {figure(estimate.high)}]"
+
+
+def spread(scores: Sequence[float]) -> str:
+    """
+    :param scores: one for each seed
+    :return: mean ± standard deviation
+    """
+    if not scores:
+        return NOTHING
+    mean, std = mean_and_std(scores)
+    return f"{figure(mean)} ± {figure(std)}" if len(scores) > 1 else figure(mean)
+
+
+def gained_per_minute(results: Sequence[Result]) -> float:
+    """
+    Return gained over random actions, per minute of wall time. Gained, because a return may be negative.
+
+    :param results: of the seeds of one task
+    """
+    environment = results[0].run.environment
+    if environment not in SCALE:
+        return float("nan")
+    return sum((one.final - SCALE[environment][0]) / one.minutes for one in results) / len(results)
+
+
+def tables(comparison: Comparison) -> list[tuple[str, str, str]]:
+    """
+    :param comparison: of at least one label
+    :return: title, explanation and table of each
+    """
+
+    def iqm_cell(label: str, task: Task) -> str:
+        finals = comparison.finals(label, task)
+        return bracketed(interquartile_mean([finals])) if finals else NOTHING
+
+    def speed_cell(label: str, task: Task) -> str:
+        results = comparison.runs(label, task)
+        if not results:
+            return NOTHING
+        minutes = sum(one.minutes for one in results) / len(results)
+        return f"{figure(gained_per_minute(results))} ({figure(minutes)} min)"
+
+    overall = None
+    if comparison.shared():
+        overall = {label: bracketed(interquartile_mean(comparison.scores(label))) for label in comparison.labels}
+    found = [
+        (
+            "Return at the end of training",
+            "Mean ± standard deviation over seeds of the last 100 training episodes' mean return, un-normalised.",
+            table(comparison, lambda label, task: spread(comparison.finals(label, task))),
+        ),
+        (
+            "Interquartile mean",
+            "Of the same returns, with 95 % stratified bootstrap interval. All tasks together: each return scaled so "
+            "that 0 is random actions and 1 a good return, over the tasks that every column has.",
+            table(comparison, iqm_cell, overall),
+        ),
+        (
+            "Deterministic policy",
+            "Mean ± standard deviation over seeds of the mean return of 20 episodes after training, with the "
+            "normalisation frozen.",
+            table(comparison, lambda label, task: spread([one.evaluated for one in comparison.runs(label, task)])),
+        ),
+    ]
+    improvements = improvement_table(comparison)
+    if improvements:
+        found.append(improvements)
+    found.append(
+        (
+            "Return per minute of wall time",
+            "Return gained over random actions per minute of training, and the minutes, means over seeds. Times of "
+            "runs that shared the machine with others are not comparable with those of runs that had it alone.",
+            table(comparison, speed_cell),
+        )
+    )
+    return found
+
+
+def improvement_table(comparison: Comparison) -> tuple[str, str, str] | None:
+    """
+    :param comparison: of labels
+    :return: title, explanation, table; None without the baseline or something to compare with it
+    """
+    estimates = improvements(comparison)
+    if not estimates:
+        return None
+    labels = [label for label in comparison.labels if any(one == label for one, _ in estimates)]
+
+    def cell(label: str, task: Task | None) -> str:
+        return bracketed(estimates[label, task]) if (label, task) in estimates else NOTHING
+
+    return (
+        f"Probability of improvement over {NAMES.get(comparison.baseline, comparison.baseline)}",
+        "That a run ends with a higher return than a run of the baseline on the same task, with 95 % stratified "
+        "bootstrap interval.",
+        table(comparison, cell, {label: cell(label, None) for label in labels}, labels),
+    )
+
+
+def improvements(comparison: Comparison) -> dict[tuple[str, Task | None], Estimate]:
+    """
+    Probability of improvement over the baseline.
+
+    :param comparison: of labels
+    :return: label and task → estimate; the task None for all that both have
+    """
+    found: dict[tuple[str, Task | None], Estimate] = {}
+    for label in comparison.labels:
+        both = [
+            task
+            for task in comparison.tasks
+            if comparison.runs(label, task) and comparison.runs(comparison.baseline, task)
+        ]
+        if label == comparison.baseline or not both:
+            continue
+        ours = [comparison.finals(label, task) for task in both]
+        theirs = [comparison.finals(comparison.baseline, task) for task in both]
+        for task, x, y in zip(both, ours, theirs, strict=True):
+            found[label, task] = probability_of_improvement([x], [y])
+        found[label, None] = probability_of_improvement(ours, theirs)
+    return found
+
+
+def commands(comparison: Comparison) -> str:
+    """
+    For each row of the tables the commands that train it again, one for each column.
+
+    :param comparison: of results
+    :return: Markdown
+    """
+    lines = []
+    for task in comparison.tasks:
+        lines.append(f"# {task}")
+        plain = [one for label in comparison.labels for one in comparison.runs(label, task)]
+        unchanged = [one.run for one in plain if one.run.label == one.run.algo]
+        if unchanged:
+            algos = " ".join(dict.fromkeys(run.algo for run in unchanged))
+            lines.append(_command(unchanged).replace(f"--algos {unchanged[0].algo}", f"--algos {algos}"))
+        for label in comparison.labels:
+            changed = [one.run for one in comparison.runs(label, task) if one.run.label != one.run.algo]
+            if changed:
+                lines.append(_command(changed))
+    return "```bash\n" + "\n".join(lines) + "\n```"
+
+
+def _command(runs: Sequence[Run]) -> str:
+    return runs[0].command(sorted({run.seed for run in runs}))
+
+
+def conditions(comparison: Comparison) -> str:
+    """
+    Seeds, commits, versions and machines of the results.
+
+    :param comparison: of results
+    :return: Markdown
+    """
+    documents = [one.document for one in comparison.results]
+    versions = {name: {one["versions"].get(name, "none") for one in documents} for name in documents[0]["versions"]}
+    machines = {f"{one['machine']['cpu']}, {one['machine']['cores']} cores" for one in documents}
+    used = ", ".join(f"{name} {' / '.join(sorted(found))}" for name, found in versions.items())
+    lines = [
+        f"{len(documents)} runs, one torch thread each.",
+        f"Commits: {', '.join(sorted({str(one['commit']) for one in documents}))}.",
+        f"Versions: {used}.",
+        f"Machine: {'; '.join(sorted(machines))}.",
+    ]
+    for label in comparison.labels:
+        seeds = {task: sorted(one.run.seed for one in comparison.runs(label, task)) for task in comparison.tasks}
+        sets = {tuple(found) for found in seeds.values() if found}
+        missing = [str(task) for task, found in seeds.items() if not found]
+        text = " / ".join(" ".join(map(str, found)) for found in sorted(sets))
+        lines.append(f"{label}: seeds {text}" + (f"; no runs of {', '.join(missing)}" if missing else "") + ".")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def markdown(comparison: Comparison, pictures: dict[str, str]) -> str:
+    """
+    :param comparison: of results
+    :param pictures: file name → what it shows
+    :return: the report
+    """
+    parts = ["# Learning benchmark", "Made by `python -m sb3_trpo_ext.bench report`.", conditions(comparison)]
+    for title, explanation, text in tables(comparison):
+        parts += [f"## {title}", explanation, text]
+    parts.append("## Plots")
+    parts += [f"![{shows}]({name})" for name, shows in pictures.items()]
+    parts += ["## Reproduce a row", "Each trains one row of the tables; then `report` shows it.", commands(comparison)]
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(comparison: Comparison, out: Path) -> dict[str, str]:
+    """
+    :param comparison: of results
+    :param out: folder for the PNGs
+    :return: file name → what it shows
+    """
+    curves = {
+        str(task): {label: found for label in comparison.labels if (found := comparison.runs(label, task))}
+        for task in comparison.tasks
+    }
+    plots.learning_curves(curves, out / "curves.png")
+    plots.return_against_time(curves, out / "time.png")
+    pictures = {
+        "curves.png": "Learning curves: interquartile mean over seeds and 95 % bootstrap interval",
+        "time.png": "The same against minutes of training",
+    }
+    if comparison.shared():
+        scores = {label: comparison.scores(label) for label in comparison.labels}
+        plots.profile(scores, out / "profile.png")
+        pictures["profile.png"] = "Performance profile over all tasks"
+    estimates = improvements(comparison)
+    if estimates:
+        named = {(label, "all tasks" if task is None else str(task)): one for (label, task), one in estimates.items()}
+        plots.improvement(named, comparison.baseline, out / "improvement.png")
+        pictures["improvement.png"] = f"Probability of improvement over {comparison.baseline}"
+    return pictures
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    :param parser: of the subcommand
+    """
+    parser.add_argument("--results", type=Path, nargs="+", default=[NEWEST], help=f"folders (default {NEWEST})")
+    parser.add_argument("--suite", choices=SUITES, help="only its tasks")
+    parser.add_argument("--envs", nargs="+", metavar="ENV", help="only these")
+    parser.add_argument(
+        "--labels", nargs="+", help=f"only these columns (as trained: {', '.join((*OURS, BASELINE))} …)"
+    )
+    parser.add_argument("--baseline", default=BASELINE, help=f"label to compare with (default {BASELINE})")
+    parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for learning.md and PNGs")
+
+
+def run(options: argparse.Namespace, arguments: list[str]) -> None:
+    """
+    :param options: of the command line
+    :param arguments: that they were read from
+    :raises SystemExit: when there is nothing to report
+    """
+    try:
+        results = read_all(options.results)
+    except ValueError as error:
+        sys.exit(str(error))
+    chosen = [
+        one
+        for one in results
+        if (options.labels is None or one.run.label in options.labels)
+        and (options.envs is None or one.run.environment in options.envs)
+        and (options.suite is None or one.run.task in SUITES[options.suite])
+    ]
+    if not chosen:
+        there = ", ".join(dict.fromkeys(f"{one.run.label} {one.run.task}" for one in results))
+        sys.exit(f"No run fits --labels, --envs and --suite. There are: {there}")
+    comparison = Comparison.of(chosen, options.baseline)
+    options.out.mkdir(parents=True, exist_ok=True)
+    text = markdown(comparison, draw(comparison, options.out))
+    (options.out / "learning.md").write_text(text)
+    print(text)
+    print(f"Wrote learning.md and its plots to {options.out}")

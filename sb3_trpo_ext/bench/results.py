@@ -1,0 +1,157 @@
+"""A training run, what comes of it, and where it lies on disk."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sb3_trpo_ext.bench.suites import Task
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    What is asked for: everything that a run depends on besides code and machine.
+
+    :param algo: RL Zoo's name of the algorithm
+    :param environment: its name in gymnasium
+    :param timesteps: of training
+    :param seed: of environments, networks and actions
+    :param label: under which it is stored and reported; the algorithm's name unless settings are changed
+    :param params: settings that replace RL Zoo's, as its ``--hyperparams`` has them
+    """
+
+    algo: str
+    environment: str
+    timesteps: int
+    seed: int
+    label: str
+    params: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def task(self) -> Task:
+        return Task(self.environment, self.timesteps)
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.task} seed {self.seed}"
+
+    def path(self, out: Path) -> Path:
+        """
+        :param out: folder of all runs
+        :return: of the file that exists when the run is finished
+        """
+        task = f"{self.environment.replace('/', '-')}_{self.timesteps}"
+        return out / self.label / f"{task}_{self.seed}.json"
+
+    def command(self, seeds: Iterable[int] | None = None) -> str:
+        """
+        What a newcomer types to have this run again.
+
+        :param seeds: other than the run's own
+        """
+        chosen = [self.seed] if seeds is None else seeds
+        parts = ["python -m sb3_trpo_ext.bench learn", f"--algos {self.algo}", f"--envs {self.environment}"]
+        parts += [f"--timesteps {self.timesteps}", f"--seeds {' '.join(map(str, chosen))}"]
+        if self.params:
+            parts.append("--params " + " ".join(f"'{key}:{value}'" for key, value in self.params.items()))
+        if self.label != self.algo:
+            parts.append(f"--label {self.label}")
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    A finished run.
+
+    :param run: that was asked for
+    :param steps: at which the curve was read, shape (k,); the last is the end
+    :param returns: mean, un-normalised return of the last 100 training episodes, shape (k,)
+    :param seconds: of training until then, shape (k,)
+    :param evaluation: returns of the deterministic policy, one for each episode
+    :param document: all of the file
+    """
+
+    run: Run
+    steps: tuple[int, ...]
+    returns: tuple[float, ...]
+    seconds: tuple[float, ...]
+    evaluation: tuple[float, ...]
+    document: Document
+
+    @property
+    def final(self) -> float:
+        """Mean return of the last 100 training episodes."""
+        return self.returns[-1]
+
+    @property
+    def minutes(self) -> float:
+        """Wall time of training."""
+        return self.seconds[-1] / 60
+
+    @property
+    def evaluated(self) -> float:
+        """Mean return of the deterministic policy."""
+        return sum(self.evaluation) / len(self.evaluation)
+
+
+def read(path: Path) -> Result:
+    """
+    :param path: of a finished run
+    :raises ValueError: when it is no such file
+    """
+    try:
+        document = json.loads(path.read_text())
+        curve = document["curve"]
+        return Result(
+            Run(**document["run"]),
+            tuple(curve["steps"]),
+            tuple(curve["returns"]),
+            tuple(curve["seconds"]),
+            tuple(document["evaluation"]),
+            document,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no result of `bench learn`: {error!r}. Remove it, or give another folder"
+        ) from error
+
+
+def read_all(folders: Iterable[Path]) -> list[Result]:
+    """
+    The finished runs in some folders, in order of label, task and seed.
+
+    :param folders: each as ``bench learn --out`` had it
+    :raises ValueError: when there are none, or a run is there twice
+    """
+    found: dict[tuple[str, Task, int], Result] = {}
+    folders = list(folders)
+    for path in sorted(path for folder in folders for path in folder.glob("*/*.json")):
+        result = read(path)
+        key = (result.run.label, result.run.task, result.run.seed)
+        if key in found:
+            raise ValueError(f"{result.run} is in more than one of the folders: {', '.join(map(str, folders))}")
+        found[key] = result
+    if not found:
+        raise ValueError(
+            f"There are no finished runs in {', '.join(map(str, folders))}. Make some: bench learn --out …"
+        )
+    return [found[key] for key in sorted(found)]
+
+
+def write(path: Path, document: Document) -> None:
+    """
+    Write a file so that it is never there half.
+
+    :param path: of the file
+    :param document: one line of the file for each of its keys
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in document.items())
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished.write_text(f"{{\n{lines}\n}}\n")
+    unfinished.replace(path)

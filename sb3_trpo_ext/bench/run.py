@@ -1,0 +1,174 @@
+"""
+One training run in a process of its own, through RL Zoo's configuration: what ``rl_zoo3.train`` would train.
+
+A process of its own, because importing RL Zoo changes gymnasium, and because a run that fails must not stop the others.
+"""
+
+import argparse
+import inspect
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import safe_mean, set_random_seed
+from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
+
+from sb3_trpo_ext.bench.provenance import provenance
+from sb3_trpo_ext.bench.results import Document, Run, write
+
+POINTS = 50  # of a learning curve
+EPISODES = 20  # of the final evaluation
+EVALUATION_SEED = 10_000  # added to the run's, so that it is evaluated on episodes it was not trained on
+
+
+class Curve(BaseCallback):
+    """
+    Reads the mean return of the last training episodes about :data:`POINTS` times. Returns are those of SB3's Monitor,
+    which is beneath any normalisation.
+
+    :param run: that is trained
+    :param progress: file that is rewritten at each point, for whoever shows it
+    """
+
+    def __init__(self, run: Run, progress: Path):
+        super().__init__()
+        self.run, self.progress = run, progress
+        self.points: list[tuple[int, float, float]] = []
+        self.next = self.interval = run.timesteps / POINTS
+        self.started = 0.0
+        self.starter = os.getppid()  # SB3 has a parent of its own
+
+    def _on_training_start(self) -> None:
+        self.started = time.perf_counter()
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self.next:
+            self.next += self.interval
+            self.read()
+        return True
+
+    def read(self) -> None:
+        """
+        Add a point, unless no episode has ended yet.
+
+        :raises SystemExit: when the process that started this one is gone
+        """
+        if os.getppid() != self.starter:
+            sys.exit("The benchmark that this run belongs to has ended")
+        mean = float(safe_mean([episode["r"] for episode in self.model.ep_info_buffer or []]))
+        if not math.isnan(mean):
+            if self.points and self.points[-1][0] == self.num_timesteps:
+                self.points.pop()  # read before the last step's episodes were counted
+            self.points.append((self.num_timesteps, round(mean, 3), round(time.perf_counter() - self.started, 2)))
+        write(self.progress, {"steps": self.num_timesteps, "return": None if math.isnan(mean) else mean})
+
+
+def train(run: Run, progress: Path) -> Document:
+    """
+    Train and evaluate.
+
+    :param run: to train
+    :param progress: file for the progress display
+    :return: ready for JSON
+    :raises RuntimeError: when training ended early, or without a single episode
+    """
+    # Importing it here, after the arguments were read: it takes seconds.
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    from sb3_trpo_ext.zoo import register
+
+    register()
+    origin = provenance(run.command())
+    torch.set_num_threads(1)
+    set_random_seed(run.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        manager = ExperimentManager(
+            argparse.Namespace(), run.algo, run.environment, folder, n_timesteps=run.timesteps, eval_freq=-1,
+            hyperparams=dict(run.params), seed=run.seed, log_interval=-2, verbose=1, device="cpu",
+        )  # fmt: skip
+        setup = manager.setup_experiment()
+        assert setup is not None  # only a hyperparameter search has none
+        model, settings = setup
+        curve = Curve(run, progress)
+        manager.callbacks.append(curve)
+        processor = time.process_time()
+        manager.learn(model)
+        processor = time.process_time() - processor
+        # RL Zoo takes an interruption for the end of training.
+        if model.num_timesteps < run.timesteps:
+            raise RuntimeError(f"Training ended at step {model.num_timesteps} of {run.timesteps}")
+        curve.read()
+        if not curve.points:
+            raise RuntimeError(f"No episode ended within {run.timesteps} steps: give more --timesteps")
+        environment = manager.create_envs(1, eval_env=True, no_log=True)
+        evaluation = evaluate(model, environment, run.seed + EVALUATION_SEED)
+    steps, returns, seconds = zip(*curve.points, strict=True)
+    return {
+        "run": asdict(run),
+        "curve": {"steps": steps, "returns": returns, "seconds": seconds},
+        "evaluation": evaluation,
+        "wall_seconds": seconds[-1],
+        "processor_seconds": round(processor, 2),
+        "zoo_settings": json.loads(json.dumps(settings, default=str)),
+        "all_settings": constructor_settings(model),
+        **origin,
+    }
+
+
+def evaluate(model: BaseAlgorithm, environment: VecEnv, seed: int) -> list[float]:
+    """
+    Returns of :data:`EPISODES` episodes of the deterministic policy, with the normalisation as training left it.
+
+    :param model: that was trained
+    :param environment: one, as RL Zoo makes it for evaluation: statistics frozen, rewards as they are
+    :param seed: of the first episode
+    """
+    trained = model.get_env()
+    assert trained is not None
+    if unwrap_vec_normalize(environment) is not None:
+        sync_envs_normalization(trained, environment)
+    environment.seed(seed)
+    returns, _ = evaluate_policy(
+        model, environment, n_eval_episodes=EPISODES, deterministic=True, return_episode_rewards=True
+    )
+    environment.close()
+    return [round(float(one), 3) for one in np.asarray(returns)]
+
+
+def constructor_settings(model: BaseAlgorithm) -> dict[str, Any]:
+    """
+    Every argument of the constructor as the model has it, defaults included.
+
+    :param model: of any algorithm
+    :return: ready for JSON
+    """
+    plain = (bool, int, float, str, type(None), dict, list, tuple)
+    names = [name for name in inspect.signature(type(model).__init__).parameters if hasattr(model, name)]
+    skipped = {"self", "env", "policy"}
+    chosen = {name: getattr(model, name) for name in names if name not in skipped}
+    found = {name: value if isinstance(value, plain) else str(value) for name, value in chosen.items()}
+    settings: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return settings
+
+
+def main(arguments: list[str]) -> None:
+    """
+    :param arguments: the run as JSON, the file for the result, the file for the progress
+    """
+    run, path, progress = Run(**json.loads(arguments[0])), Path(arguments[1]), Path(arguments[2])
+    write(path, train(run, progress))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

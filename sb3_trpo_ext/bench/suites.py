@@ -1,0 +1,83 @@
+"""The learning benchmark's tasks, and between which two returns each is scaled so that tasks can be averaged."""
+
+from typing import NamedTuple
+
+
+class Task(NamedTuple):
+    """
+    :param environment: its name in gymnasium
+    :param timesteps: of training
+    """
+
+    environment: str
+    timesteps: int
+
+    def __str__(self) -> str:
+        return f"{self.environment} {short(self.timesteps)}"
+
+
+CLASSIC = (
+    Task("CartPole-v1", 100_000),
+    Task("Acrobot-v1", 100_000),
+    Task("MountainCar-v0", 100_000),
+    Task("Pendulum-v1", 100_000),
+    Task("MountainCarContinuous-v0", 50_000),
+)
+BOX2D = (
+    Task("LunarLander-v3", 200_000),
+    Task("LunarLanderContinuous-v3", 200_000),
+    Task("BipedalWalker-v3", 1_000_000),
+)
+MUJOCO = tuple(
+    Task(f"{name}-v4", 1_000_000) for name in ("HalfCheetah", "Ant", "Hopper", "Walker2d", "Humanoid", "Swimmer")
+)
+SUITES = {
+    # Minutes, and far from solved at the end: a return at its ceiling would tell nothing.
+    "quick": (Task("CartPole-v1", 20_000), Task("Pendulum-v1", 40_000)),
+    "classic": CLASSIC,
+    "box2d": BOX2D,
+    "mujoco": MUJOCO,
+    "all": (*CLASSIC, *BOX2D, *MUJOCO),
+}
+
+#: Environment → (mean return of random actions over 30 episodes, a good return: what counts as solved, or what tuned
+#: on-policy algorithms reach in a million steps). Fixed, so that a stored score keeps its meaning; only a scale, not a
+#: goal.
+SCALE = {
+    "CartPole-v1": (24.5, 500.0),
+    "Acrobot-v1": (-491.0, -80.0),
+    "MountainCar-v0": (-200.0, -110.0),
+    "Pendulum-v1": (-1238.9, -150.0),
+    "MountainCarContinuous-v0": (-33.1, 95.0),
+    "LunarLander-v3": (-220.5, 250.0),
+    "LunarLanderContinuous-v3": (-221.2, 250.0),
+    "BipedalWalker-v3": (-106.3, 300.0),
+    "HalfCheetah-v4": (-273.6, 5000.0),
+    "Ant-v4": (-18.3, 5000.0),
+    "Hopper-v4": (21.0, 3000.0),
+    "Walker2d-v4": (2.3, 5000.0),
+    "Humanoid-v4": (122.2, 3000.0),
+    "Swimmer-v4": (-1.3, 360.0),
+}
+
+
+def normalised(environment: str, score: float) -> float:
+    """
+    A return on the scale on which tasks are averaged: 0 is random, 1 is good.
+
+    :param environment: a key of :data:`SCALE`
+    :param score: a return
+    """
+    random, good = SCALE[environment]
+    return (score - random) / (good - random)
+
+
+def short(timesteps: int) -> str:
+    """
+    :param timesteps: such as 200000
+    :return: such as 200k
+    """
+    for unit, letter in ((1_000_000, "M"), (1_000, "k")):
+        if timesteps >= unit:
+            return f"{timesteps / unit:g}{letter}"
+    return str(timesteps)

@@ -1,0 +1,155 @@
+"""One update: its gradient against the paper's pieces put together by hand, and what it reports."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from sb3_trpo_ext.acer.buffer import Sequences
+from sb3_trpo_ext.acer.losses import discrete_policy_gradient, project
+from sb3_trpo_ext.acer.step import acer_step, as_batch
+from sb3_trpo_ext.common.rollout import Timeout
+from sb3_trpo_ext.kernels.families import Categorical
+
+VECTOR = spaces.Box(-1, 1, (3,))
+ACTIONS = {"discrete": spaces.Discrete(3), "box": spaces.Box(-1, 1, (2,))}
+T, B = 4, 2
+KEYS = {
+    "importance_weight_mean",
+    "importance_weight_max",
+    "importance_weight_truncated",
+    "average_policy_kl",
+    "kl_slope_before_projection",
+    "kl_slope_after_projection",
+    "projected_share",
+    "q_retrace_mean",
+    "entropy",
+    "critic_loss",
+    "gradient_norm",
+    "replay_size",
+    "n_replays",
+    "skipped_updates",
+    "n_updates",
+    "learning_rate",
+}
+
+
+def off_policy_sequences(action, seed=0, cuts=()):
+    rng = np.random.default_rng(seed)
+    discrete = action == "discrete"
+    dones = np.zeros((T, B), bool)
+    for t, b in cuts:
+        dones[t, b] = True
+    final = rng.normal(size=3).astype(np.float32)
+    return Sequences(
+        rng.normal(size=(T + 1, B, 3)).astype(np.float32),
+        rng.integers(3, size=(T, B)) if discrete else rng.normal(size=(T, B, 2)).astype(np.float32),
+        rng.normal(size=(T, B)).astype(np.float32),
+        (rng.normal(size=(T, B, 3)) if discrete else 0.5 + rng.random((T, B, 4))).astype(np.float32),
+        dones,
+        tuple(Timeout(t, b, final) for t, b in cuts[:1]),
+    )
+
+
+@pytest.fixture
+def model(space_env, tiny):
+    def make(action, **settings):
+        model = tiny(space_env(VECTOR, ACTIONS[action]), replay_ratio=0, **settings).learn(120)
+        with torch.no_grad():  # so that the average policy is elsewhere
+            for parameter in model.policy.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        return model
+
+    return make
+
+
+def test_the_discrete_update_is_the_papers_gradient_step_by_step(model):
+    """Everything from the definition, one transition at a time, against one SGD step."""
+    settings = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
+    made = model("discrete", policy_kwargs=settings, learning_rate=1.0, max_grad_norm=1e9)
+    policy, average, rules = made.policy, made.average_policy, replace(made._settings(), delta=0.0, clip=1.0)
+    sequences = off_policy_sequences("discrete", cuts=((1, 0), (2, 1)))  # a time limit, and a terminal state
+    before = [p.detach().clone() for p in policy.parameters()]
+
+    def at(observation):
+        now = policy.evaluate(torch.as_tensor(observation)[None])
+        return now.family, now.head[0], float(now.values.detach())
+
+    loss = torch.zeros(())
+    acted = 0
+    for b in range(B):
+        ahead = 0.0
+        for t in reversed(range(T)):
+            family, q, value = at(sequences.observations[t, b])
+            action = int(sequences.actions[t, b])
+            mu = torch.as_tensor(sequences.statistics[t, b]).softmax(0)
+            pi = family.logits[0].softmax(0).detach()
+            if sequences.dones[t, b]:
+                cut = [each for each in sequences.timeouts if (each.step, each.env) == (t, b)]
+                following = at(cut[0].observation)[2] if cut else 0.0
+            elif t == T - 1:
+                following = at(sequences.observations[T, b])[2]
+            else:
+                following = ahead
+            target = float(sequences.rewards[t, b]) + rules.gamma * following
+            rho = float(pi[action] / mu[action])
+            ahead = min(1.0, rho) * (target - float(q[action].detach())) + value
+
+            behaviour = Categorical(mu.log()[None])
+            g = discrete_policy_gradient(
+                Categorical(pi.log()[None]),
+                behaviour,
+                torch.tensor([action]),
+                torch.tensor([target]),
+                q.detach()[None],
+                1.0,
+            )[0]
+            g = g - rules.ent_coef * pi * (pi.log() - (pi * pi.log()).sum())
+            k = pi - average.family(torch.as_tensor(sequences.observations[t, b])[None]).logits[0].softmax(0)
+            z = project(g[None], k[None], 0.0)[0]
+            acted += int(float(g @ k) > 0)
+            loss = loss - (z * family.logits[0]).sum() + rules.q_coef * 0.5 * (target - q[action]) ** 2
+    gradient = torch.autograd.grad(loss / (T * B), list(policy.parameters()))
+    assert acted > 0
+    update = acer_step(made._learner, as_batch(sequences, policy), rules)
+    assert update.applied and update.projected_share == pytest.approx(acted / (T * B))
+    for old, parameter, direction in zip(before, policy.parameters(), gradient, strict=True):
+        torch.testing.assert_close(parameter.detach(), old - direction, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_projection_lowers_the_growth_of_the_divergence(action, model):
+    made = model(action)
+    rules = replace(made._settings(), delta=0.01)
+    update = acer_step(made._learner, as_batch(off_policy_sequences(action), made.policy), rules)
+    assert update.projected_share > 0 and update.slope_after < update.slope_before
+    assert update.slope_after <= 0.01 + 1e-5 and update.average_kl > 0
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_repeated_updates_fit_the_critic(action, model):
+    made = model(action, learning_rate=3e-3, ent_coef=0.0)
+    batch = as_batch(off_policy_sequences(action), made.policy)
+    updates = [acer_step(made._learner, batch, made._settings()) for _ in range(400)]
+    assert np.mean([u.critic_loss for u in updates[-20:]]) < 0.3 * np.mean([u.critic_loss for u in updates[:20]])
+
+
+def test_a_fixed_std_takes_no_part(model):
+    made = model("box", learn_std=False)
+    width = made.policy.log_std.detach().clone()
+    acer_step(made._learner, as_batch(off_policy_sequences("box"), made.policy), made._settings())
+    assert torch.equal(made.policy.log_std, width) and made.policy.log_std.grad is None
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("trust_region", [True, False])
+def test_every_figure_is_logged(action, trust_region, space_env, tiny):
+    model = tiny(space_env(VECTOR, ACTIONS[action]), trust_region=trust_region).learn(60)
+    logged = {k.removeprefix("train/") for k in model.logger.name_to_value if k.startswith("train/")}
+    region = {key for key in KEYS if "kl" in key or "projected" in key}
+    assert logged == (KEYS if trust_region else KEYS - region)
+    values = {k.removeprefix("train/"): v for k, v in model.logger.name_to_value.items()}
+    assert values["n_updates"] == 10 and values["replay_size"] == 60 and values["n_replays"] == model._n_replays > 0
+    assert 0 <= values["importance_weight_truncated"] <= 1 <= values["importance_weight_max"] + 1e-6

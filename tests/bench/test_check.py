@@ -1,0 +1,69 @@
+"""The comparison with stored results: passes on the same, fails on less."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sb3_trpo_ext.bench import check
+from sb3_trpo_ext.bench.__main__ import main
+from sb3_trpo_ext.bench.results import read_all
+
+SCORES = [100.0, 120.0, 130.0, 140.0, 160.0]
+
+
+@pytest.fixture
+def judged(tmp_path, stored):
+    """The verdict on fresh CartPole returns."""
+    stored(tmp_path / "stored", "trpo_ext", "CartPole-v1", 20_000, SCORES)
+
+    def judge(fresh):
+        stored(tmp_path / "fresh", "trpo_ext", "CartPole-v1", 20_000, fresh)
+        return check.judge(read_all([tmp_path / "stored"]), read_all([tmp_path / "fresh"]))
+
+    return judge
+
+
+def test_the_same_returns_pass(judged):
+    verdict = judged(SCORES)
+    estimate, fresh = verdict.rows["CartPole-v1 20k"]
+    assert verdict.passed and estimate.value == fresh == 130.0
+
+
+def test_better_returns_pass(judged):
+    assert judged([score + 200 for score in SCORES]).passed
+
+
+def test_returns_below_the_interval_fail(judged, capsys):
+    verdict = judged([score - 60 for score in SCORES])
+    assert not verdict.passed
+    check.show(verdict)
+    assert "below" in capsys.readouterr().out
+
+
+def test_nothing_stored(tmp_path, stored):
+    with pytest.raises(SystemExit, match="no finished runs"):
+        main(["check", "--stored", str(tmp_path)])
+    stored(tmp_path, "ppo", "CartPole-v1", 1000, [1.0])
+    with pytest.raises(SystemExit, match="None of the results"):
+        main(["check", "--stored", str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_check_passes_on_stored_results_and_fails_on_a_crippled_setting(tmp_path):
+    def bench(*arguments):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "sb3_trpo_ext.bench", *arguments]
+        return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=600)
+
+    small = ("--envs", "CartPole-v1", "--timesteps", "8000", "--algos", "trpo_ext", "--seeds", "0", "1", "2")
+    trained = bench("learn", *small, "--out", str(tmp_path))
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    same = bench("check", "--stored", str(tmp_path))
+    assert same.returncode == 0, same.stdout + same.stderr
+    assert "Not below the stored interval" in same.stdout
+    # A trust region so small that nothing is learnt.
+    crippled = bench("check", "--stored", str(tmp_path), "--params", "target_kl:1e-9")
+    assert crippled.returncode == 1
+    assert "trpo_ext learns less" in crippled.stderr

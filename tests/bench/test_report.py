@@ -1,0 +1,96 @@
+"""The report of given results: what its tables say, its plots, its commands."""
+
+import math
+
+import pytest
+
+from sb3_trpo_ext.bench.__main__ import main
+from sb3_trpo_ext.bench.report import Comparison, figure, gained_per_minute, improvements
+from sb3_trpo_ext.bench.results import read_all
+
+
+@pytest.fixture
+def results(tmp_path, stored):
+    folder = tmp_path / "results"
+    stored(folder, "trpo_ext", "CartPole-v1", 20_000, [300.0, 310.0, 320.0, 900.0])
+    stored(folder, "trpo", "CartPole-v1", 20_000, [100.0, 305.0])
+    stored(folder, "trpo_ext", "Pendulum-v1", 40_000, [-150.0, -1238.9])
+    stored(folder, "wide", "CartPole-v1", 20_000, [400.0], algo="trpo_ext", params={"target_kl": 0.05})
+    return folder
+
+
+def row(text, title, task):
+    """Cells of the row of a task in the table under a title."""
+    section = text.split(f"## {title}")[1].split("\n## ")[0]
+    line = next(line for line in section.splitlines() if line.startswith(f"| {task}"))
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_report(tmp_path, results, capsys):
+    main(["report", "--results", str(results), "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out/learning.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "trpo_ext (ours) | sb3-contrib trpo | wide" in text
+    assert row(text, "Return at the end", "CartPole-v1 20k") == ["457.5 ± 295.1", "202.5 ± 145.0", "400.0"]
+    assert row(text, "Return at the end", "Pendulum-v1 40k")[1:] == ["–", "–"]
+    assert row(text, "Interquartile mean", "CartPole-v1 20k")[0].startswith("315.0 [")
+    assert row(text, "Deterministic policy", "CartPole-v1 20k")[2] == "401.0"
+    # Two of four beat 305 and all beat 100; 310 and above beat both: (1 + 2 + 2 + 2) / 8.
+    assert row(text, "Probability of improvement", "CartPole-v1 20k")[0].startswith("0.88 [")
+    assert row(text, "Return per minute", "CartPole-v1 20k")[2] == "375.5 (1.00 min)"
+    assert "trpo: seeds 0 1; no runs of Pendulum-v1 40k" in text
+    assert (
+        "python -m sb3_trpo_ext.bench learn --algos trpo_ext --envs Pendulum-v1 --timesteps 40000 --seeds 0 1" in text
+    )
+    assert "--seeds 0 --params 'target_kl:0.05' --label wide" in text
+    for name in ("curves.png", "time.png", "profile.png", "improvement.png"):
+        assert f"]({name})" in text
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_shared_tasks_are_averaged(results):
+    comparison = Comparison.of(read_all([results]))
+    assert [str(task) for task in comparison.tasks] == ["CartPole-v1 20k", "Pendulum-v1 40k"]
+    assert [str(task) for task in comparison.shared()] == ["CartPole-v1 20k"]
+    assert comparison.scores("wide") == [[pytest.approx((400 - 24.5) / (500 - 24.5))]]
+
+
+def test_selection(tmp_path, results):
+    out = tmp_path / "out"
+    main(["report", "--results", str(results), "--out", str(out), "--labels", "trpo_ext", "--envs", "Pendulum-v1"])
+    text = (out / "learning.md").read_text()
+    assert "CartPole" not in text and "Probability" not in text and not (out / "improvement.png").exists()
+    with pytest.raises(SystemExit, match="There are: trpo CartPole-v1 20k, "):
+        main(["report", "--results", str(results), "--labels", "nobody"])
+
+
+def test_an_environment_without_a_scale_is_reported_but_not_averaged(tmp_path, stored):
+    stored(tmp_path / "r", "trpo_ext", "Reacher-v5", 10_000, [-5.0, -6.0])
+    comparison = Comparison.of(read_all([tmp_path / "r"]))
+    assert comparison.shared() == () and improvements(comparison) == {}
+    assert math.isnan(gained_per_minute(comparison.results))
+    main(["report", "--results", str(tmp_path / "r"), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out/profile.png").exists()
+
+
+def test_nothing_to_report(tmp_path):
+    with pytest.raises(SystemExit, match="no finished runs"):
+        main(["report", "--results", str(tmp_path)])
+
+
+def test_a_run_in_two_folders(tmp_path, stored):
+    for name in "ab":
+        stored(tmp_path / name, "trpo_ext", "CartPole-v1", 1000, [1.0])
+    with pytest.raises(SystemExit, match="more than one"):
+        main(["report", "--results", str(tmp_path / "a"), str(tmp_path / "b")])
+
+
+def test_a_file_that_is_no_result(tmp_path):
+    (tmp_path / "trpo").mkdir()
+    (tmp_path / "trpo/x.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"x\.json is no result"):
+        main(["report", "--results", str(tmp_path)])
+
+
+def test_figures():
+    assert [figure(value) for value in (12345.6, -12.34, 0.5, float("nan"))] == ["12 346", "−12.3", "0.50", "–"]

@@ -28,6 +28,7 @@ NEWEST = Path("logs/learn")
 POLL = 0.5  # seconds between looks at the running processes
 PATIENCE = 10.0  # seconds that an interrupted run has to end by itself
 TRACEBACK_LINES = 25
+SIGN_OF_LIFE = 600.0  # seconds between lines about the running runs where there is no terminal
 # One core for each run, no windows, no downloads.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -220,7 +221,8 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 class Display:
     """
-    What is on the terminal: a line for each ended run, and below, on a terminal, one that shows the running ones.
+    A line for each ended run; below, on a terminal, one that shows the running ones. Elsewhere that one is printed now
+    and then.
 
     :param total: of runs
     :param finished: earlier
@@ -229,6 +231,7 @@ class Display:
     def __init__(self, total: int, finished: int):
         self.total, self.done, self.live = total, finished, sys.stdout.isatty()
         self.durations: list[float] = []
+        self.shown = time.monotonic()
         print(f"{total} runs, {finished} of them finished earlier", flush=True)
 
     def ended(self, one: Running, out: Path, report: str | None) -> None:
@@ -252,8 +255,9 @@ class Display:
         :param running: now
         :param waiting: number of runs not started
         """
-        if not self.live or not running:
+        if not running or not (self.live or time.monotonic() - self.shown > SIGN_OF_LIFE):
             return
+        self.shown = time.monotonic()
         parts = []
         left = 0.0
         for one in running:
@@ -264,7 +268,10 @@ class Display:
         if self.durations:
             left += waiting * sum(self.durations) / len(self.durations)
         text = f"[{self.done}/{self.total}] about {left / len(running) / 60:.0f} min left: {'; '.join(parts)}"
-        print(f"\r\x1b[K{text[: os.get_terminal_size().columns - 1]}", end="", flush=True)
+        if self.live:
+            print(f"\r\x1b[K{text[: os.get_terminal_size().columns - 1]}", end="", flush=True)
+        else:
+            print(text, flush=True)
 
     def clear(self) -> None:
         """Remove the line of the running ones."""

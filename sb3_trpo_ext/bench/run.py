@@ -9,6 +9,7 @@ import inspect
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -166,6 +167,8 @@ def main(arguments: list[str]) -> None:
     """
     :param arguments: the run as JSON, the file for the result, the file for the progress
     """
+    # Ended politely it removes its temporary folder.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("Interrupted"))
     run, path, progress = Run(**json.loads(arguments[0])), Path(arguments[1]), Path(arguments[2])
     write(path, train(run, progress))
 

@@ -87,6 +87,7 @@ def _panels(curves: Curves, path: Path, xlabel: str, against_time: bool) -> None
                 panel.xaxis.set_major_formatter(lambda value, _: short(int(value)))
             panel.set_xlim(left=0)
             panel.grid(color="#eeeeee")
+            panel.set_axisbelow(True)
             panel.legend(frameon=False, fontsize=7)
         for panel in axes.flat[len(curves) :]:
             panel.set_visible(False)
@@ -103,7 +104,7 @@ def profile(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None
     :param path: of the PNG
     """
     every = [score for tasks in scores.values() for task in tasks for score in task]
-    low, high = min(0.0, *every), max(1.0, *every)
+    low, high = min(0.0, *every), max(0.0, *every)
     margin = 0.03 * (high - low)
     thresholds = np.linspace(low - margin, high + margin, THRESHOLDS)
     colour = colours(list(scores))
@@ -118,6 +119,7 @@ def profile(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None
         axes.set_ylabel("share of runs above τ")
         axes.set_ylim(-0.02, 1.02)
         axes.grid(color="#eeeeee")
+        axes.set_axisbelow(True)
         axes.legend(frameon=False)
         figure.savefig(path, dpi=DPI)
 

@@ -90,6 +90,8 @@ def train_all(runs: Iterable[Run], out: Path, jobs: int) -> Outcome:
     """
     runs = list(runs)
     finished = [run for run in runs if is_finished(run, out)]
+    for run in finished:
+        tidy(run.path(out))
     waiting = [run for run in runs if run not in finished]
     failed: dict[str, str] = {}
     display = Display(len(runs), len(finished))
@@ -175,14 +177,25 @@ def conclude(ended: Running, out: Path) -> str | None:
     :param out: folder of the results
     :return: why it failed; None if it did not
     """
-    ended.progress.unlink(missing_ok=True)
+    path = ended.run.path(out)
     code = ended.process.returncode
-    if code == 0 and ended.run.path(out).is_file():
-        ended.log.unlink(missing_ok=True)
+    if code == 0 and path.is_file():
+        tidy(path)
         return None
+    ended.progress.unlink(missing_ok=True)
     last = ended.log.read_text(errors="replace").rstrip().splitlines()[-TRACEBACK_LINES:]
     why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
     return "\n".join([f"{why}; all of its output is in {ended.log}", *last])
+
+
+def tidy(path: Path) -> None:
+    """
+    Remove what a run leaves besides its result, also when the process that started it was gone before it.
+
+    :param path: of the result
+    """
+    for suffix in (".log", ".progress"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def stop(running: Iterable[Running]) -> None:

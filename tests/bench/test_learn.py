@@ -73,8 +73,10 @@ def test_failures_are_reported_and_the_rest_goes_on(tmp_path, stand_in, capsys):
 
 def test_finished_runs_are_not_run_again_and_failed_ones_are(tmp_path, stand_in):
     learn.train_all(runs(0, 1), tmp_path, jobs=1)
+    left = tmp_path / "trpo_ext/CartPole-v1_10_0.progress"
+    left.touch()
     outcome = learn.train_all(runs(0, 1, 4), tmp_path, jobs=1)
-    assert stand_in == [0, 1, 1, 4]
+    assert stand_in == [0, 1, 1, 4] and not left.exists()
     assert {run.seed for run in outcome.finished} == {0, 4}
 
 

@@ -289,8 +289,22 @@ def conditions(comparison: Comparison) -> str:
         sets = {tuple(found) for found in seeds.values() if found}
         missing = [str(task) for task, found in seeds.items() if not found]
         text = " / ".join(" ".join(map(str, found)) for found in sorted(sets))
+        mixed = [str(task) for task in comparison.tasks if has_mixed_settings(comparison.runs(label, task))]
+        if mixed:
+            lines.append(f"**{label}: not all seeds were trained with the same settings: {', '.join(mixed)}.**")
         lines.append(f"{label}: seeds {text}" + (f"; no runs of {', '.join(missing)}" if missing else "") + ".")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def has_mixed_settings(results: Sequence[Result]) -> bool:
+    """
+    Whether settings changed between the seeds: a file of RL Zoo's or ours, or a default of the constructor.
+
+    :param results: of one label and task
+    """
+    settings = [{**one.document.get("all_settings", {}), "seed": None} for one in results]
+    zoo = [one.document.get("zoo_settings") for one in results]
+    return any(one != settings[0] for one in settings) or any(one != zoo[0] for one in zoo)
 
 
 def markdown(comparison: Comparison, pictures: dict[str, str]) -> str:

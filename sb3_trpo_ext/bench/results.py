@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,7 @@ class Run:
         parts = ["python -m sb3_trpo_ext.bench learn", f"--algos {self.algo}", f"--envs {self.environment}"]
         parts += [f"--timesteps {self.timesteps}", f"--seeds {' '.join(map(str, chosen))}"]
         if self.params:
-            parts.append("--params " + " ".join(f"'{key}:{value}'" for key, value in self.params.items()))
+            parts.append("--params " + " ".join(shlex.quote(f"{key}:{value}") for key, value in self.params.items()))
         if self.label != self.algo:
             parts.append(f"--label {self.label}")
         return " ".join(parts)

@@ -1,11 +1,12 @@
 """The report of given results: what its tables say, its plots, its commands."""
 
+import json
 import math
 
 import pytest
 
 from sb3_trpo_ext.bench.__main__ import main
-from sb3_trpo_ext.bench.report import Comparison, figure, gained_per_minute, improvements
+from sb3_trpo_ext.bench.report import Comparison, conditions, figure, gained_per_minute, improvements
 from sb3_trpo_ext.bench.results import read_all
 
 
@@ -42,10 +43,20 @@ def test_report(tmp_path, results, capsys):
     assert (
         "python -m sb3_trpo_ext.bench learn --algos trpo_ext --envs Pendulum-v1 --timesteps 40000 --seeds 0 1" in text
     )
-    assert "--seeds 0 --params 'target_kl:0.05' --label wide" in text
+    assert "--seeds 0 --params target_kl:0.05 --label wide" in text
     for name in ("curves.png", "time.png", "profile.png", "improvement.png"):
         assert f"]({name})" in text
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_seeds_of_different_settings_are_noticed(tmp_path, stored, contents):
+    folder = tmp_path / "r"
+    runs = stored(folder, "trpo_ext", "CartPole-v1", 20_000, [1.0, 2.0])
+    assert "same settings" not in conditions(Comparison.of(read_all([folder])))
+    path = runs[1].path(folder)
+    path.write_text(json.dumps({**contents(path), "zoo_settings": {"target_kl": 0.5}}))
+    text = "trpo_ext: not all seeds were trained with the same settings: CartPole-v1 20k"
+    assert text in conditions(Comparison.of(read_all([folder])))
 
 
 def test_only_shared_tasks_are_averaged(results):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sb3_trpo_ext.acer.buffer import Sequences
 from sb3_trpo_ext.acer.losses import (
@@ -213,7 +214,7 @@ class Learner:
         norm = nn.utils.clip_grad_norm_(self.parameters, max_grad_norm, foreach=True)
         if norm.isfinite():
             self.policy.optimizer.step()
-            torch._foreach_lerp_(self._averages, self._present, 1 - decay)
+            get_ema_multi_avg_fn(decay)(self._averages, self._present, None)  # type: ignore[no-untyped-call]
         return norm
 
 

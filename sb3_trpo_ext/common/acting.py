@@ -1,6 +1,7 @@
 """Choosing actions while a rollout is collected: a frozen policy that costs microseconds per step."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,9 @@ from torch import nn
 
 from sb3_trpo_ext.common.network import PlainNetwork
 from sb3_trpo_ext.common.observations import finite
+from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.chain import Dense
+from sb3_trpo_ext.kernels.vector import count
 
 FloatArray = NDArray[np.float32]
 
@@ -35,15 +38,19 @@ class PolicyActing:
     Acts through the policy itself, without its critic.
 
     :param policy: in evaluation mode
+    :param n_envs: rows of observations
+    :param num_threads: of torch; None chooses
     """
 
-    def __init__(self, policy: ActorCriticPolicy):
+    def __init__(self, policy: ActorCriticPolicy, n_envs: int, num_threads: int | None):
         self._policy = policy
+        self._threads = partial(torch_threads, num_threads, n_envs, count(list(policy.parameters())))
 
     @torch.no_grad()
     def __call__(self, observations: Any) -> NDArray[Any]:
         tensor = finite(obs_as_tensor(observations, self._policy.device))
-        actions = self._policy.get_distribution(tensor).get_actions()
+        with self._threads():
+            actions = self._policy.get_distribution(tensor).get_actions()
         return actions.reshape((-1, *self._policy.action_space.shape)).cpu().numpy()  # type: ignore[misc]
 
 
@@ -90,13 +97,16 @@ class ArrayActing:
         return x
 
 
-def acting(policy: ActorCriticPolicy, network: PlainNetwork | None, n_envs: int) -> Acting:
+def acting(
+    policy: ActorCriticPolicy, network: PlainNetwork | None, n_envs: int, num_threads: int | None = None
+) -> Acting:
     """
     The fastest way of acting that samples exactly as the policy does. Valid until the parameters change.
 
     :param policy: in evaluation mode
     :param network: from its observations to its distribution parameters, where that is a plain chain
     :param n_envs: rows of observations
+    :param num_threads: of torch; None chooses
     """
     space = policy.observation_space
     if (
@@ -109,7 +119,7 @@ def acting(policy: ActorCriticPolicy, network: PlainNetwork | None, n_envs: int)
         or any(type(layer.activation) not in _ARRAY_ACTIVATIONS for layer in network.layers)
         or max(n_envs * layer.weight.numel() for layer in network.layers) > LARGE
     ):
-        return PolicyActing(policy)
+        return PolicyActing(policy, n_envs, num_threads)
     return ArrayActing(network.layers, policy)
 
 

@@ -202,7 +202,7 @@ def _minibatches(batch: Batch, batch_size: int, n_epochs: int) -> Iterator[Tenso
     """Indices of the samples of each minibatch, in a new order every epoch."""
     for _ in range(n_epochs):
         order = torch.from_numpy(np.random.permutation(len(batch.returns))).to(batch.returns.device)
-        yield from torch.split(order, batch_size)
+        yield from torch.split(order, int(batch_size))
 
 
 def _fit(batch: Batch, losses: list[float], finite: bool, started: float) -> CriticFit:

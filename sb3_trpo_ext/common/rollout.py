@@ -64,7 +64,8 @@ def collect_fast(
     policy.set_training_mode(False)
     if model.use_sde:
         policy.reset_noise(env.num_envs)
-    timeouts = step_through(model, acting(actor.policy, actor.network, env.num_envs), env, callback, buffer)
+    act = acting(actor.policy, actor.network, env.num_envs, num_threads)
+    timeouts = step_through(model, act, env, callback, buffer)
     if timeouts is None:
         return False
 

@@ -90,4 +90,4 @@ def schedule(value: float | str | Schedule) -> FloatSchedule:
     """
     if isinstance(value, str):
         return FloatSchedule(LinearSchedule(float(value.partition("_")[2]), 0.0, 1.0))
-    return FloatSchedule(value)
+    return FloatSchedule(float(value) if isinstance(value, Real) else value)

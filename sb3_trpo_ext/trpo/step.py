@@ -6,7 +6,8 @@ Schulman et al. 2015, "Trust Region Policy Optimization", arXiv:1502.05477. In t
     maximise over θ   L(θ) = mean over (s, a) of  ρ(θ) Â,   ρ(θ) = π_θ(a|s) / π_old(a|s)             (14)
     subject to        D(θ_old, θ) = mean over s of  KL(π_old(·|s) ‖ π_θ(·|s))  ≤  δ
 
-solved by: a direction x ≈ F⁻¹g, the largest step √(2δ / xᵀFx) along it, and a backtracking line search (appendix C).
+solved by a direction x ≈ F⁻¹g, the largest step √(2δ / xᵀFx) along it, and a backtracking line search (appendix C).
+Two changes: an advantage Â stands in the place of the paper's Q, and F + λI in the place of F.
 """
 
 import math
@@ -69,7 +70,7 @@ class StepStatus(Enum):
     LINE_SEARCH_FAILED = "line search failed: parameters restored; if frequent, raise cg_damping or lower target_kl"
     ZERO_GRADIENT = "zero gradient: nothing to do; all advantages are equal"
     BAD_CURVATURE = "x'Fx or step not positive or not finite: parameters left alone; raise cg_damping"
-    NO_REGION = "target_kl is 0: parameters left alone; the schedule has run out"
+    NO_REGION = "target_kl is not above 0: parameters left alone; its schedule has run out, or gives no number"
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class Surrogate:
 
 def trust_region_step(actor: Actor, batch: Batch, region: TrustRegion) -> PolicyStep:
     """
-    Move θ once, by Algorithm 1 with the approximations of appendix C, or leave it bit for bit as it was.
+    Move θ once, by the practical algorithm (sections 5 and 6, appendix C), or leave it bit for bit as it was.
 
     :param actor: its parameters are written when, and only when, the status is ``ACCEPTED``
     :param batch: finite observations, actions and (normalised) advantages of one rollout
@@ -202,7 +203,7 @@ def trust_region_step(actor: Actor, batch: Batch, region: TrustRegion) -> Policy
 
     status = _check(region, solution, xFx)
     beta = math.sqrt(2 * region.max_kl / xFx) if status is StepStatus.ACCEPTED else 0.0
-    step = beta * x  # the longest step with ½ stepᵀ F step ≤ δ
+    step = beta * x  # the longest step with ½ stepᵀ (F + λI) step ≤ δ
     step_norm = float(torch.linalg.vector_norm(step))
     if not math.isfinite(step_norm):  # parameters without a say in the batch would become NaN unseen
         status, beta, step_norm = StepStatus.BAD_CURVATURE, 0.0, 0.0
@@ -279,7 +280,7 @@ def _curvature(
 
 def _check(region: TrustRegion, solution: CGResult, xFx: float) -> StepStatus:
     """Whether the direction can be scaled to the trust region."""
-    if region.max_kl <= 0:
+    if not region.max_kl > 0:
         return StepStatus.NO_REGION
     if solution.stop is CGStop.ZERO_RIGHT_SIDE:
         return StepStatus.ZERO_GRADIENT

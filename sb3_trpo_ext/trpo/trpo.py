@@ -38,6 +38,11 @@ SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
 
 ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
+
+def _is_none_or_number_of_threads(value: Any) -> bool:
+    return value is None or (whole(1)(value) and value <= 1024)
+
+
 _SCHEDULE = 'It may be a number, a function of the remaining progress, or a string such as "lin_0.02".'
 RULES = (
     Rule("learning_rate", schedule_of(number(0)), "a number >= 0 or a schedule", _SCHEDULE),
@@ -70,7 +75,7 @@ RULES = (
     Rule("cg_preconditioner", one_of(None, "kfac"), 'None or "kfac"', "None is the plain conjugate gradient."),
     Rule("critic", one_of("adam", "trust_region"), '"adam" or "trust_region"', '"adam" is sb3-contrib\'s.'),
     Rule("critic_max_kl", number(0, open_low=True), "a number > 0", "0.1 is usual."),
-    Rule("num_threads", lambda value: value is None or whole(1)(value), "None or a whole number >= 1", "None chooses."),
+    Rule("num_threads", _is_none_or_number_of_threads, "None or a whole number from 1 to 1024", "None chooses."),
     Rule("trust_region", one_of("kl", "euclidean"), '"kl" or "euclidean"', '"kl" is TRPO.'),
 )
 
@@ -87,7 +92,9 @@ class TRPO(OnPolicyAlgorithm):
     1. The mean KL over the sampled states stands for the maximum over all states (as in the paper's experiments); the
        maximum over the batch is logged beside it.
     2. The Fisher matrix is damped by ``cg_damping`` · I.
-    3. The critic is a network, fitted by minibatch Adam or in a trust region of its own (Schulman et al. 2016).
+    3. The advantages are GAE's, normalised over the rollout, instead of Monte-Carlo estimates of Q; an entropy bonus is
+       an option.
+    4. The critic is a network, fitted by minibatch Adam or in a trust region of its own (Schulman et al. 2016).
 
     Differs from sb3-contrib's TRPO:
 
@@ -256,21 +263,21 @@ class TRPO(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)  # tracing must not move batch statistics or draw random numbers
         self.actor = Actor(self.policy, self.fast_kernels)
         self._critic = Critic(self.policy, self.actor, self.lr_schedule(1), self.fast_kernels)
-        shared = count(self.actor.shared_parameters())
         self.policy.set_training_mode(True)
         if self.cg_preconditioner == "kfac" and not self._has_dense_actor():
             raise ValueError(
                 'TRPO(cg_preconditioner="kfac") needs an actor of dense layers alone and fast_kernels=True, got a '
                 f"{self.policy_class.__name__}. Set it to None."
             )
-        if self.verbose >= 1:
-            ways = [
-                "by autograd" if network is None else "by hand"
-                for network in (self.actor.network, self._critic.network)
-            ]
-            print(f"Derivatives of the actor {ways[0]}, of the critic {ways[1]}")
-            if shared:
-                print(f"Actor and critic share {shared} parameters, which only the trust-region step trains")
+
+    def _describe(self) -> str:
+        """Which ways were chosen for this policy, in a line."""
+        networks = {"actor": self.actor.network, "critic": self._critic.network}
+        kernels = [f"{name} by {'autograd' if network is None else 'hand'}" for name, network in networks.items()]
+        fast = self.fast_collection and can_collect_fast(self.policy, self.rollout_buffer)
+        shared = count(self.actor.shared_parameters())
+        line = f"Differentiating the {', the '.join(kernels)}; collecting {'fast' if fast else 'by the loop of SB3'}"
+        return line + (f"; only the trust-region step trains the {shared} shared parameters" if shared else "")
 
     def _has_dense_actor(self) -> bool:
         network = self.actor.network
@@ -287,7 +294,7 @@ class TRPO(OnPolicyAlgorithm):
                 f"n_steps={self.n_steps}, {self.n_envs} environment(s) and sub_sampling_factor="
                 f"{self.sub_sampling_factor}. Raise n_steps or set normalize_advantage=False."
             )
-        if samples % self.batch_size:
+        if samples > self.batch_size and samples % self.batch_size:
             warnings.warn(
                 f"batch_size={self.batch_size} does not divide n_steps * n_envs = {samples}: the last minibatch of the "
                 f"critic's every pass has {samples % self.batch_size} samples. Choose a factor of {samples}.",
@@ -319,7 +326,7 @@ class TRPO(OnPolicyAlgorithm):
         return complete
 
     def train(self) -> None:
-        """One iteration of TRPO (Schulman et al. 2015, algorithm 1) on the rollout just collected."""
+        """One iteration of TRPO (Schulman et al. 2015, section 6) on the rollout just collected."""
         self._update_learning_rate(self.policy.optimizer)
         batch = full_batch(self.rollout_buffer)
         if bad := batch.not_finite():
@@ -401,6 +408,8 @@ class TRPO(OnPolicyAlgorithm):
         :param progress_bar: show one (needs tqdm and rich)
         :return: itself
         """
+        if self.verbose >= 1:
+            print(self._describe())
         return super().learn(
             int(total_timesteps), callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         )

@@ -38,8 +38,9 @@ def sample_trpo(trial: optuna.Trial, n_actions: int, n_envs: int, additional_arg
     """
     dimensions = max(n_actions, 1)
     sampled = {
-        "n_steps_pow": trial.suggest_int("n_steps_pow", 7, 12),
-        "batch_size_pow": trial.suggest_int("batch_size_pow", 5, 10),
+        # A minibatch is never larger than what a single environment gives.
+        "n_steps_pow": trial.suggest_int("n_steps_pow", 8, 12),
+        "batch_size_pow": trial.suggest_int("batch_size_pow", 5, 8),
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.0001, 0.03, log=True),
         "one_minus_gae_lambda": trial.suggest_float("one_minus_gae_lambda", 0.0001, 0.1, log=True),
         "target_kl": trial.suggest_float("target_kl", 0.001 * dimensions, 0.1 * dimensions, log=True),

@@ -58,7 +58,7 @@ WRONG = {
     "cg_preconditioner": ["jacobi", False],
     "critic": ["sgd", None],
     "critic_max_kl": [0, -0.1, NAN],
-    "num_threads": [0, -1, 1.5, True],
+    "num_threads": [0, -1, 1.5, True, 10**6],
 }
 
 

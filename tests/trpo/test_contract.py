@@ -459,10 +459,45 @@ def test_warns_of_a_batch_size_that_does_not_divide_the_rollout(space_env, tiny)
         tiny(space_env(VECTOR, BOX), batch_size=5).learn(16)
 
 
-def test_tells_how_much_actor_and_critic_share(space_env, tiny, capsys):
-    shared = extractor(Extractor, True)["policy_kwargs"]
-    tiny(space_env(VECTOR, BOX), verbose=1, policy_kwargs=shared)
-    assert "Actor and critic share 30 parameters" in capsys.readouterr().out  # 3 · 5 + 5 and 2 · 5
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({}, "Differentiating the actor by hand, the critic by hand; collecting fast\n"),
+        ({"use_sde": True}, "Differentiating the actor by autograd, the critic by hand; collecting fast\n"),
+        (
+            {"fast_kernels": False, "fast_collection": False},
+            "Differentiating the actor by autograd, the critic by autograd; collecting by the loop of SB3\n",
+        ),
+        # 3 · 5 + 5 and 2 · 5
+        (extractor(Extractor, True), "; only the trust-region step trains the 30 shared parameters\n"),
+    ],
+)
+def test_says_which_ways_it_takes_when_it_begins_to_learn(settings, line, space_env, tiny, capsys):
+    model = tiny(space_env(VECTOR, BOX), verbose=1, **settings)
+    assert line not in capsys.readouterr().out
+    model.learn(8)
+    assert line in capsys.readouterr().out
+
+
+def test_numbers_of_numpy(space_env, tiny):
+    model = tiny(
+        space_env(VECTOR, BOX),
+        batch_size=np.int64(4),
+        n_steps=np.int32(16),
+        target_kl=np.float32(0.02),
+        learning_rate=np.float64(1e-3),
+        gamma=np.float32(0.9),
+    ).learn(16)
+    assert model.logger.name_to_value["train/target_kl"] == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan")])
+def test_schedule_that_gives_no_size_of_a_region_leaves_the_policy_alone(value, space_env, tiny, bits):
+    model = tiny(space_env(VECTOR, BOX), target_kl=lambda progress: value)
+    before = bits(model.actor.parameters)
+    model.learn(16)
+    assert model.logger.name_to_value["train/update_status"] == "no_region"
+    assert bits(model.actor.parameters) == before
 
 
 def test_policy_with_an_unknown_distribution_is_refused(space_env, tiny):

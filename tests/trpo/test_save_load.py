@@ -14,7 +14,7 @@ import sb3_contrib
 import stable_baselines3
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_trpo_ext import TRPO
@@ -127,14 +127,14 @@ def test_counters_of_trouble_are_kept(build, tmp_path):
     ("settings", "key", "value"),
     [
         ({"target_kl": 0.5}, "train/target_kl", 0.5),
-        ({"target_kl": lambda progress: 0.3}, "train/target_kl", 0.3),
+        ({"target_kl": ConstantSchedule(0.3)}, "train/target_kl", 0.3),
         ({"learning_rate": 0.25}, "train/learning_rate", 0.25),
         ({"cg_max_steps": 1}, "train/cg_steps", 1),
         ({"cg_tolerance": 0.9}, "train/cg_steps", 1),
         ({"line_search_max_iter": 1}, "train/line_search_trials", 1),
         ({"trust_region": "euclidean", "target_kl": 0.02, "line_search_max_iter": 0}, "train/step_norm", 0.2),
     ],
-    ids=str,
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else None,
 )
 def test_settings_given_to_load_take_effect(settings, key, value, build, tmp_path):
     model = build(KINDS["mlp"]).learn(32)

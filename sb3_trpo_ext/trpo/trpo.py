@@ -146,7 +146,7 @@ class TRPO(OnPolicyAlgorithm):
     :param cg_tolerance: relative residual at which the conjugate gradient stops
     :param ent_coef: weight of the mean entropy in the objective, ≥ 0. Higher explores more.
     :param cg_preconditioner: None, or "kfac" (Kronecker-factored; policies of dense layers), which on Gaussian policies
-        takes the conjugate gradient to the same residual in two to four times fewer steps
+        takes the conjugate gradient to the same residual in fewer steps
     :param critic: "adam" for minibatch gradient descent with the policy's optimizer, or "trust_region" for Gauss-Newton
         steps on the whole rollout, without a learning rate
     :param critic_max_kl: ε > 0, the size of the critic's trust region. Higher follows the last rollout more closely.

@@ -119,7 +119,7 @@ class ACER(OnPolicyAlgorithm):
     :param verbose: 0 silent, 1 tables, 2 debug
     :param seed: of all random generators
     :param device: "auto", "cpu", "cuda", …
-    :param num_threads: of torch during an update; None for 1 with small networks, and the present setting with large
+    :param num_threads: of torch; None for 1 with small networks, and the present setting with large
     :param _init_setup_model: build networks and buffers now
     :raises ValueError: for a value out of range, naming argument, value and remedy
     """
@@ -291,7 +291,7 @@ class ACER(OnPolicyAlgorithm):
         """
         started = time.perf_counter()
         self._normalization = NormalizationKeeper(env)
-        act = acting(self.policy, self._network, env.num_envs)
+        act = acting(self.policy, self._network, env.num_envs, self.num_threads)
         collected = collect(self, self.policy, act, env, callback, rollout_buffer, self._normalizer)
         if collected is None:
             return False

@@ -1,6 +1,7 @@
 """The measurements as a picture: ratios of all cases, and what an update costs against its size."""
 
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import matplotlib
@@ -124,4 +125,5 @@ def _caption(document: Document) -> str:
         f"commit {document['commit']}" if document["commit"] else "",
         f"load {document['load_average']} at the start",
     ]
-    return "\n".join([parts[0], ", ".join(filter(None, parts[1:]))])
+    command = shorten(parts[0], 110, placeholder=" …")
+    return "\n".join([command, ", ".join(filter(None, parts[1:]))])

@@ -24,7 +24,7 @@ from sb3_trpo_ext.acer.step import Learner, Settings, Update, Updates, acer_step
 from sb3_trpo_ext.common.acting import acting
 from sb3_trpo_ext.common.diagnostics import record
 from sb3_trpo_ext.common.network import PlainNetwork, actor_network
-from sb3_trpo_ext.common.rollout import NormalizationKeeper
+from sb3_trpo_ext.common.rollout import NormalizationKeeper, warn_of_skipped_rollout
 from sb3_trpo_ext.common.saving import saved_settings
 from sb3_trpo_ext.common.settings import Rule, check, number, one_of, schedule, schedule_of, whole
 from sb3_trpo_ext.common.threads import torch_threads
@@ -355,11 +355,7 @@ class ACER(OnPolicyAlgorithm):
     def _skip_rollout(self, bad: list[str]) -> None:
         self._n_skipped_updates += 1
         self._last_obs = self._normalization.forget_rollout(self._last_obs)
-        warnings.warn(
-            f"Update skipped: the rollout holds NaN or infinity in its {', '.join(bad)} ({self._n_skipped_updates} "
-            "skipped so far). The policy is unchanged. Wrap the environment in VecCheckNan to find the source.",
-            stacklevel=3,
-        )
+        warn_of_skipped_rollout(bad, self._n_skipped_updates)
         record(self.logger, self._counts())
 
     def _counts(self) -> dict[str, float]:
@@ -404,8 +400,7 @@ class ACER(OnPolicyAlgorithm):
         :param kwargs: as there; names of constructor arguments replace what was saved
         :raises ValueError: when the file is damaged or holds something else
         """
-        if "replay_ratio" not in saved_settings(path, "ACER"):
-            raise ValueError(f"{path} was saved by another algorithm than ACER. Load it with the class that saved it.")
+        saved_settings(path, "ACER", own="replay_ratio")
         return super().load(path, *args, **kwargs)
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:

@@ -1,5 +1,6 @@
 """Collecting experience: fast, and in the presence of bad data."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
@@ -231,6 +232,18 @@ def acting_on_finite_observations(policy: nn.Module) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def warn_of_skipped_rollout(bad: list[str], skipped: int) -> None:
+    """
+    :param bad: names of the parts that are not finite
+    :param skipped: how many updates have been skipped so far
+    """
+    warnings.warn(
+        f"Update skipped: the rollout holds NaN or infinity in its {', '.join(bad)} ({skipped} "
+        "skipped so far). The policy is unchanged. Wrap the environment in VecCheckNan to find the source.",
+        stacklevel=4,
+    )
 
 
 class NormalizationKeeper:

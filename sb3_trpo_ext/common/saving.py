@@ -9,13 +9,14 @@ from typing import Any
 from stable_baselines3.common.save_util import open_path
 
 
-def saved_settings(path: str | pathlib.Path | io.BufferedIOBase, algorithm: str) -> dict[str, Any]:
+def saved_settings(path: str | pathlib.Path | io.BufferedIOBase, algorithm: str, own: str) -> dict[str, Any]:
     """
     The saved attributes as they stand in a model's zip file, without unpickling any.
 
     :param path: of the file, or an open binary file
     :param algorithm: name of the class whose file is expected
-    :raises ValueError: when the file is damaged, or is no saved model
+    :param own: a setting that this algorithm alone has
+    :raises ValueError: when the file is damaged, is no saved model, or is one of another algorithm
     """
     file = open_path(path, "r", suffix="zip")
     try:
@@ -27,7 +28,6 @@ def saved_settings(path: str | pathlib.Path | io.BufferedIOBase, algorithm: str)
             settings = json.loads(archive.read("data"))
         if not isinstance(settings, dict):
             raise ValueError("its data is no dictionary")
-        return settings
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} is not a saved model, or is damaged ({error}). Expected a zip file written by {algorithm}.save()."
@@ -37,3 +37,8 @@ def saved_settings(path: str | pathlib.Path | io.BufferedIOBase, algorithm: str)
             file.close()
         else:
             path.seek(0)
+    if own not in settings:
+        raise ValueError(
+            f"{path} was saved by another algorithm than {algorithm}. Load it with the class that saved it."
+        )
+    return settings

@@ -25,6 +25,7 @@ from sb3_trpo_ext.common.rollout import (
     acting_on_finite_observations,
     can_collect_fast,
     collect_fast,
+    warn_of_skipped_rollout,
 )
 from sb3_trpo_ext.common.saving import saved_settings
 from sb3_trpo_ext.common.settings import Rule, check, number, one_of, schedule, schedule_of, whole
@@ -374,11 +375,7 @@ class TRPO(OnPolicyAlgorithm):
     def _skip_update(self, bad: list[str]) -> None:
         self._n_skipped_updates += 1
         self._last_obs = self._normalization.forget_rollout(self._last_obs)
-        warnings.warn(
-            f"Update skipped: the rollout holds NaN or infinity in its {', '.join(bad)} ({self._n_skipped_updates} "
-            "skipped so far). The policy is unchanged. Wrap the environment in VecCheckNan to find the source.",
-            stacklevel=3,
-        )
+        warn_of_skipped_rollout(bad, self._n_skipped_updates)
         record(self.logger, {"train/update_status": "skipped"}, self._counts())
 
     def _counts(self) -> dict[str, float]:
@@ -426,10 +423,7 @@ class TRPO(OnPolicyAlgorithm):
         :param kwargs: as there; names of constructor arguments replace what was saved
         :raises ValueError: when the file is damaged or holds something else
         """
-        saved = saved_settings(path, "TRPO")
-        if "cg_max_steps" not in saved:
-            raise ValueError(f"{path} was saved by another algorithm than TRPO. Load it with the class that saved it.")
-        if "kl_reduction" not in saved:
+        if "kl_reduction" not in saved_settings(path, "TRPO", own="cg_max_steps"):
             kwargs.setdefault("kl_reduction", "mean")
         return super().load(path, *args, **kwargs)
 

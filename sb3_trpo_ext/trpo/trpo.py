@@ -35,6 +35,8 @@ from sb3_trpo_ext.kernels.vector import count
 from sb3_trpo_ext.trpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_trpo_ext.trpo.step import StepStatus, TrustRegion, trust_region_step
 
+MAX_DAMPING_FACTOR = 1024.0  # of adaptive_damping: ten failures in a row
+
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
 
 ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -54,6 +56,7 @@ RULES = (
     Rule("gae_lambda", number(0, 1), "between 0 and 1", "0.95 is usual."),
     Rule("cg_max_steps", whole(1), "a whole number >= 1", "10 to 25 are usual."),
     Rule("cg_damping", number(0), "a number >= 0", "0.1 is usual."),
+    Rule("adaptive_damping", one_of(True, False), "True or False", "False keeps cg_damping as it is."),
     Rule("cg_tolerance", number(0, 1, open_high=True), "at least 0 and below 1", "It is relative to the gradient."),
     Rule(
         "line_search_shrinking_factor",
@@ -145,6 +148,8 @@ class TRPO(OnPolicyAlgorithm):
         Higher is faster and noisier (Schulman et al. 2015, appendix C: 10).
     :param trust_region: "kl", or "euclidean" for a step of length √(2 · target_kl) along the plain gradient
     :param cg_tolerance: relative residual at which the conjugate gradient stops
+    :param adaptive_damping: double the damping after an update that failed (line search or curvature), up to 1024 times
+        ``cg_damping``, and halve it again after each that succeeded; False keeps it
     :param ent_coef: weight of the mean entropy in the objective, ≥ 0. Higher explores more.
     :param cg_preconditioner: None, or "kfac" (Kronecker-factored; policies of dense layers), which on Gaussian policies
         takes the conjugate gradient to the same residual in fewer steps
@@ -201,6 +206,7 @@ class TRPO(OnPolicyAlgorithm):
         curvature_sampling_factor: int = 1,
         trust_region: str = "kl",
         cg_tolerance: float = 1e-4,
+        adaptive_damping: bool = False,
         ent_coef: float = 0.0,
         cg_preconditioner: str | None = None,
         critic: str = "adam",
@@ -236,6 +242,7 @@ class TRPO(OnPolicyAlgorithm):
         self.cg_max_steps = cg_max_steps
         self.cg_damping = cg_damping
         self.cg_tolerance = cg_tolerance
+        self.adaptive_damping = adaptive_damping
         self.line_search_shrinking_factor = line_search_shrinking_factor
         self.line_search_max_iter = line_search_max_iter
         self.n_critic_updates = n_critic_updates
@@ -251,6 +258,7 @@ class TRPO(OnPolicyAlgorithm):
         self.num_threads = num_threads
         self.fast_kernels = fast_kernels
         self.fast_collection = fast_collection
+        self._damping_factor = 1.0
         self._n_line_search_failures = 0
         self._n_skipped_updates = 0
 
@@ -342,6 +350,8 @@ class TRPO(OnPolicyAlgorithm):
         with torch_threads(self.num_threads, len(samples.advantages), count(self.actor.parameters)):
             step = trust_region_step(self.actor, samples, region)
         self._n_line_search_failures += step.status is StepStatus.LINE_SEARCH_FAILED
+        if self.adaptive_damping:
+            self._damping_factor = adapted(self._damping_factor, step.status)
 
         self.policy.set_training_mode(True)
         rows = self.batch_size if self.critic == "adam" else len(batch.returns)
@@ -349,7 +359,8 @@ class TRPO(OnPolicyAlgorithm):
             fit = self._fit_critic(batch)
 
         self._n_updates += 1
-        record(self.logger, step, fit, {"train/target_kl": region.max_kl}, self._counts())
+        now = {"train/target_kl": region.max_kl, "train/cg_damping": region.damping}
+        record(self.logger, step, fit, now, self._counts())
 
     def _fit_critic(self, batch: Batch) -> CriticFit:
         if self.critic == "adam":
@@ -363,7 +374,7 @@ class TRPO(OnPolicyAlgorithm):
             geometry=self.trust_region,
             kl_reduction=self.kl_reduction,
             ent_coef=self.ent_coef,
-            damping=self.cg_damping,
+            damping=self.cg_damping * self._damping_factor,
             cg_max_steps=self.cg_max_steps,
             cg_tolerance=self.cg_tolerance,
             preconditioner=self.cg_preconditioner,
@@ -453,6 +464,19 @@ class TRPO(OnPolicyAlgorithm):
             ours = self.policy.optimizer.param_groups[0]
             parameters = {**parameters, "policy.optimizer": _select(optimizer, kept, fused=ours.get("fused"))}
         super().set_parameters(parameters, exact_match, device)
+
+
+def adapted(factor: float, status: StepStatus) -> float:
+    """
+    How many times ``cg_damping`` the next update is damped. The idea is Levenberg's and Marquardt's: where the quadratic
+    model failed, trust it less; where it held, return to what was asked for.
+
+    :param factor: of the last update, in [1, 1024]
+    :param status: how it ended
+    """
+    if status in (StepStatus.LINE_SEARCH_FAILED, StepStatus.BAD_CURVATURE):
+        return min(2 * factor, MAX_DAMPING_FACTOR)
+    return max(factor / 2, 1.0) if status is StepStatus.ACCEPTED else factor
 
 
 def _select(optimizer_state: dict[str, Any], kept: list[int], **settings: Any) -> dict[str, Any]:

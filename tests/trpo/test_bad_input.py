@@ -16,9 +16,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecFrameS
 from torch import nn
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.kernels.line_search import LineSearchResult
+from sb3_trpo_ext.kernels.line_search import LineSearchResult, backtrack
 from sb3_trpo_ext.trpo import step
-from sb3_trpo_ext.trpo.trpo import RULES
+from sb3_trpo_ext.trpo.step import StepStatus
+from sb3_trpo_ext.trpo.trpo import RULES, adapted
 
 NAN, INF = float("nan"), float("inf")
 BOX = spaces.Box(-1, 1, (2,))
@@ -41,6 +42,7 @@ WRONG = {
     "cg_max_steps": [0, 2.5],
     "cg_damping": [-0.1, INF],
     "cg_tolerance": [-0.1, 1.0],
+    "adaptive_damping": [2, None],
     "line_search_shrinking_factor": [0, 1, 1.5],
     "line_search_max_iter": [-1, 1.5],
     "n_critic_updates": [0, -1],
@@ -316,6 +318,29 @@ def test_failed_line_search_restores_bit_for_bit(action, fast, natural, make_env
     assert bits(model.actor.parameters) == before
     for key in ("kl_divergence_loss", "kl_max", "step_norm", "actual_improvement", "predicted_improvement"):
         assert logged[f"train/{key}"] == 0
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_damping_doubles_with_each_failure_and_returns_with_each_success(adaptive, make_env, tiny, monkeypatch):
+    model = tiny(make_env(), cg_damping=0.1, adaptive_damping=adaptive)
+
+    def damping(search):
+        """Of one more update, with this line search."""
+        monkeypatch.setattr(step, "backtrack", search)
+        model.learn(16, reset_num_timesteps=False)
+        return model.logger.name_to_value["train/cg_damping"] / 0.1
+
+    factors = [damping(never_satisfied) for _ in range(3)] + [damping(backtrack) for _ in range(4)]
+    assert factors == pytest.approx([1, 2, 4, 8, 4, 2, 1] if adaptive else [1] * 7)
+
+
+def test_damping_has_a_ceiling_and_changes_with_the_quadratic_model_only():
+    factor = 1.0
+    for _ in range(12):
+        factor = adapted(factor, StepStatus.BAD_CURVATURE)
+    assert factor == 1024
+    assert adapted(factor, StepStatus.ZERO_GRADIENT) == adapted(factor, StepStatus.NO_REGION) == 1024
+    assert adapted(1.5, StepStatus.ACCEPTED) == adapted(1.0, StepStatus.ACCEPTED) == 1
 
 
 ABSURD = {

@@ -38,6 +38,7 @@ NUMBERS = {
     "train/kl_predicted",
     "train/target_kl",
     "train/cg_steps",
+    "train/cg_damping",
     "train/cg_residual",
     "train/x_fisher_x",
     "train/gradient_norm",

@@ -86,6 +86,7 @@ SETTINGS = {
         "sub_sampling_factor": 2,
         "cg_tolerance": 1e-3,
         "cg_damping": 0.2,
+        "adaptive_damping": True,
         "cg_max_steps": 7,
         "ent_coef": 0.01,
         "gamma": 0.9,

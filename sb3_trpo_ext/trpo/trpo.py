@@ -468,8 +468,8 @@ class TRPO(OnPolicyAlgorithm):
 
 def adapted(factor: float, status: StepStatus) -> float:
     """
-    How many times ``cg_damping`` the next update is damped. The idea is Levenberg's and Marquardt's: where the quadratic
-    model failed, trust it less; where it held, return to what was asked for.
+    How many times ``cg_damping`` the next update is damped. The idea is Levenberg's and Marquardt's: where the
+    quadratic model failed, trust it less; where it held, return to what was asked for.
 
     :param factor: of the last update, in [1, 1024]
     :param status: how it ended

@@ -31,12 +31,19 @@ BOX2D = (
 MUJOCO = tuple(
     Task(f"{name}-v4", 1_000_000) for name in ("HalfCheetah", "Ant", "Hopper", "Walker2d", "Humanoid", "Swimmer")
 )
+MUJOCO_V5 = tuple(
+    Task(f"{name}-v5", 1_000_000)
+    for name in (
+        "HalfCheetah", "Ant", "Hopper", "Walker2d", "Humanoid", "Swimmer", "Reacher", "InvertedDoublePendulum",
+    )
+)  # fmt: skip
 SUITES = {
     # Minutes, and far from solved at the end: a return at its ceiling would tell nothing.
     "quick": (Task("CartPole-v1", 20_000), Task("Pendulum-v1", 40_000)),
     "classic": CLASSIC,
     "box2d": BOX2D,
     "mujoco": MUJOCO,
+    "mujoco-v5": MUJOCO_V5,
     "all": (*CLASSIC, *BOX2D, *MUJOCO),
 }
 
@@ -58,6 +65,14 @@ SCALE = {
     "Walker2d-v4": (2.3, 5000.0),
     "Humanoid-v4": (122.2, 3000.0),
     "Swimmer-v4": (-1.3, 360.0),
+    "HalfCheetah-v5": (-273.6, 5000.0),
+    "Ant-v5": (-19.4, 5000.0),
+    "Hopper-v5": (20.0, 3000.0),
+    "Walker2d-v5": (1.3, 5000.0),
+    "Humanoid-v5": (113.6, 3000.0),
+    "Swimmer-v5": (-1.3, 360.0),
+    "Reacher-v5": (-43.7, -4.0),
+    "InvertedDoublePendulum-v5": (48.3, 9300.0),
 }
 
 

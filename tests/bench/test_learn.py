@@ -15,7 +15,8 @@ import pytest
 from sb3_trpo_ext.bench import learn
 from sb3_trpo_ext.bench.__main__ import main
 from sb3_trpo_ext.bench.results import Run, read
-from sb3_trpo_ext.bench.suites import MUJOCO, SCALE, SUITES
+from sb3_trpo_ext.bench.run import constructor_settings
+from sb3_trpo_ext.bench.suites import MUJOCO, MUJOCO_V5, SCALE, SUITES
 
 # Stands in for training: seed 1 fails, seed 2 takes for ever, seed 3 is killed; the others write a result.
 STAND_IN = """
@@ -188,3 +189,4 @@ def test_suites():
     assert {task.environment for suite in SUITES.values() for task in suite} == SCALE.keys()
     assert all(random < good for random, good in SCALE.values())
     assert len(MUJOCO) == 6 and set(SUITES["mujoco"]) <= set(SUITES["all"])
+    assert len(MUJOCO_V5) == 8 and not set(MUJOCO_V5) & set(SUITES["all"])

@@ -76,7 +76,7 @@ def test_selection(tmp_path, results):
 
 
 def test_an_environment_without_a_scale_is_reported_but_not_averaged(tmp_path, stored):
-    stored(tmp_path / "r", "trpo_ext", "Reacher-v5", 10_000, [-5.0, -6.0])
+    stored(tmp_path / "r", "trpo_ext", "Pusher-v5", 10_000, [-5.0, -6.0])
     comparison = Comparison.of(read_all([tmp_path / "r"]))
     assert comparison.shared() == () and improvements(comparison) == {}
     assert math.isnan(gained_per_minute(comparison.results))

@@ -309,6 +309,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one run each (default 0 to 4)")
     add_execution_arguments(parser)
     parser.add_argument("--out", type=Path, default=NEWEST, help=f"folder of the results (default {NEWEST})")
+    parser.add_argument(
+        "--defaults", action="store_true", help="the constructor's defaults instead of RL Zoo's settings"
+    )
     parser.add_argument("--label", help="name for changed settings, in files and reports; with one of --algos")
 
 
@@ -397,12 +400,13 @@ def plan(options: argparse.Namespace) -> list[Run]:
         raise ValueError(f"--label names one algorithm's settings, got --algos {' '.join(options.algos)}")
     if options.label in ALGOS and options.label != options.algos[0]:
         raise ValueError(f"--label {options.label} is the name of another algorithm")
-    if params and (not options.label or options.label in ALGOS):
-        raise ValueError("--params needs a --label of its own, or these runs could not be told from those without")
+    if (params or options.defaults) and (not options.label or options.label in ALGOS):
+        option = "--params" if params else "--defaults"
+        raise ValueError(f"{option} needs a --label of its own, or these runs could not be told from those without")
     if options.label and not all(letter.isalnum() or letter in "-_.+=" for letter in options.label):
         raise ValueError(f"--label is the name of a folder: letters, digits and -_.+=, got {options.label!r}")
     return [
-        Run(algo, task.environment, task.timesteps, seed, options.label or algo, params)
+        Run(algo, task.environment, task.timesteps, seed, options.label or algo, params, options.defaults)
         for seed in dict.fromkeys(options.seeds)
         for task in tasks(options.suite, options.envs, options.timesteps)
         for algo in dict.fromkeys(options.algos)

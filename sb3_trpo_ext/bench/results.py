@@ -25,6 +25,7 @@ class Run:
     :param label: under which it is stored and reported; the algorithm's name unless settings are changed
     :param params: settings that replace RL Zoo's, as its ``--hyperparams`` has them
     """
+    :param defaults: whether they replace the defaults of the algorithm's constructor instead
 
     algo: str
     environment: str
@@ -33,6 +34,7 @@ class Run:
     label: str
     params: dict[str, Any] = field(default_factory=dict)
 
+    defaults: bool = False
     @property
     def task(self) -> Task:
         return Task(self.environment, self.timesteps)
@@ -58,6 +60,8 @@ class Run:
         parts = ["python -m sb3_trpo_ext.bench learn", f"--algos {self.algo}", f"--envs {self.environment}"]
         parts += [f"--timesteps {self.timesteps}", f"--seeds {' '.join(map(str, chosen))}"]
         if self.params:
+        if self.defaults:
+            parts.append("--defaults")
             parts.append("--params " + " ".join(shlex.quote(f"{key}:{value}") for key, value in self.params.items()))
         if self.label != self.algo:
             parts.append(f"--label {self.label}")

@@ -1,5 +1,6 @@
 """
-One training run in a process of its own, through RL Zoo's configuration: what ``rl_zoo3.train`` would train.
+One training run in a process of its own, through RL Zoo's configuration: what ``rl_zoo3.train`` would train, or the
+constructor with its defaults.
 
 A process of its own, because importing RL Zoo changes gymnasium, and because a run that fails must not stop the others.
 """
@@ -97,6 +98,7 @@ def train(run: Run, progress: Path) -> Document:
         manager = ExperimentManager(
             argparse.Namespace(), run.algo, run.environment, folder, n_timesteps=run.timesteps, eval_freq=-1,
             hyperparams=dict(run.params), seed=run.seed, log_interval=-2, verbose=1, device="cpu",
+            config=no_settings(run, Path(folder)) if run.defaults else None,
         )  # fmt: skip
         setup = manager.setup_experiment()
         assert setup is not None  # only a hyperparameter search has none
@@ -125,6 +127,20 @@ def train(run: Run, progress: Path) -> Document:
         "all_settings": constructor_settings(model),
         **origin,
     }
+
+
+def no_settings(run: Run, folder: Path) -> str:
+    """
+    A file of settings for RL Zoo that leaves all to the constructor.
+
+    :param run: whose environment it is for
+    :param folder: to write it to
+    :return: its path
+    """
+    path = folder / "defaults.yml"
+    # What RL Zoo asks of every entry. JSON is YAML.
+    path.write_text(json.dumps({run.environment: {"n_timesteps": run.timesteps, "policy": "MlpPolicy"}}))
+    return str(path)
 
 
 def evaluate(model: BaseAlgorithm, environment: VecEnv, seed: int) -> list[float]:

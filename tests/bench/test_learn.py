@@ -1,8 +1,9 @@
 """
 Training runs in processes of their own: what is written, resumption, failure, Ctrl-C. Most tests put a stand-in in the
-place of training; two train CartPole for real.
+place of training; the last ones train CartPole for real.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 
 import pytest
 
+from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.bench import learn
 from sb3_trpo_ext.bench.__main__ import main
 from sb3_trpo_ext.bench.results import Run, read
@@ -46,7 +48,7 @@ def stand_in(tmp_path, monkeypatch):
     def start(command, **options):
         if "sb3_trpo_ext.bench.run" not in command:
             return popen(command, **options)
-        seeds.append(eval(command[3])["seed"])
+        seeds.append(json.loads(command[3])["seed"])
         return popen([sys.executable, str(script), *command[3:]], **options)
 
     monkeypatch.setattr(learn.subprocess, "Popen", start)
@@ -108,18 +110,23 @@ def test_interruption_ends_what_runs_and_keeps_what_is_finished(tmp_path, stand_
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The command, run for real with a changed setting."""
-    out = tmp_path_factory.mktemp("trained")
+def really_train(out, *options):
+    """The command, run for real on CartPole; returns what it prints."""
     command = ["-m", "sb3_trpo_ext.bench", "learn", "--envs", "CartPole-v1", "--algos", "trpo_ext", "--seeds", "7"]
-    command += ["--timesteps", "2e3", "--params", "target_kl:0.02", "normalize:True", "--label", "wide"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [sys.executable, *command, "--out", str(out)], env=environment, text=True, capture_output=True, timeout=300
-    )
+        [sys.executable, *command, "--timesteps", "2e3", *options, "--out", str(out)],
+        env=environment, text=True, capture_output=True, timeout=300,
+    )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
-    return out, result.stdout
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """With changed settings."""
+    out = tmp_path_factory.mktemp("trained")
+    return out, really_train(out, "--params", "target_kl:0.02", "normalize:True", "--label", "wide")
 
 
 def test_a_run_writes_all_that_it_must(trained):
@@ -152,6 +159,18 @@ def test_the_same_command_again_trains_nothing(trained):
     assert (out / "wide/CartPole-v1_2000_7.json").stat().st_mtime_ns == before
 
 
+def test_defaults_are_those_of_the_constructor(tmp_path):
+    really_train(tmp_path, "--defaults", "--params", "n_envs:2", "normalize:True", "--label", "plain")
+    result = read(tmp_path / "plain/CartPole-v1_2000_7.json")
+    zoo = {"n_envs": 2, "n_timesteps": 2000, "normalize": True, "policy": "MlpPolicy"}
+    assert result.document["zoo_settings"] == zoo
+    expected = constructor_settings(TRPO("MlpPolicy", "CartPole-v1", device="cpu", seed=7, verbose=1))
+    assert result.document["all_settings"] == expected
+    # RL Zoo's file has 512 and two environments.
+    assert expected["n_steps"] == 2048 and result.steps[-1] == 4096
+    assert result.run.command().endswith(" --defaults --params n_envs:2 normalize:True --label plain")
+
+
 def test_a_setting_that_is_wrong(tmp_path, capsys):
     command = ["learn", "--envs", "CartPole-v1", "--timesteps", "100", "--algos", "ppo", "--seeds", "0"]
     with pytest.raises(SystemExit, match=r"1 runs failed.*\n.*odd CartPole-v1 100 seed 0"):
@@ -163,6 +182,7 @@ def test_a_setting_that_is_wrong(tmp_path, capsys):
     "arguments, message",
     [
         (["--params", "target_kl:0.1", "--algos", "trpo_ext"], "needs a --label"),
+        (["--defaults", "--algos", "trpo_ext"], "--defaults needs a --label"),
         (["--params", "target_kl", "--label", "x", "--algos", "trpo_ext"], "key:value"),
         (["--label", "x"], "one algorithm"),
         (["--label", "../x", "--algos", "trpo_ext"], "name of a folder"),

@@ -37,7 +37,7 @@ def on_grid(results: Sequence[Result]) -> tuple[Array, Array, Array]:
     The curves of several seeds read at the same steps.
 
     :param results: of one task and label
-    :return: steps (k,), returns (seeds, k), minutes (seeds, k); NaN before the first episode's end
+    :return: steps (k,), returns (seeds, k), minutes (seeds, k), these NaN where no times were taken
     """
     steps = np.linspace(0, results[0].run.timesteps, 51)[1:]
     returns = np.array([np.interp(steps, one.steps, one.returns, left=np.nan) for one in results])

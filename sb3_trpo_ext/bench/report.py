@@ -3,13 +3,14 @@
 import argparse
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sb3_trpo_ext.bench import plots
 from sb3_trpo_ext.bench.learn import ALGOS, NEWEST, OURS
-from sb3_trpo_ext.bench.results import Result, Run, read_all
+from sb3_trpo_ext.bench.results import Document, Result, Run, read_all
 from sb3_trpo_ext.bench.statistics import Estimate, interquartile_mean, mean_and_std, probability_of_improvement
 from sb3_trpo_ext.bench.suites import SCALE, SUITES, Task, normalised
 
@@ -22,6 +23,7 @@ NAMES = {
     "acer": "acer (ours)",
 }
 NOTHING = "–"
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def gained_per_minute(results: Sequence[Result]) -> float:
     """
     Return gained over random actions, per minute of wall time. Gained, because a return may be negative.
 
-    :param results: of the seeds of one task
+    :param results: of the seeds of one task, with times
     """
     environment = results[0].run.environment
     if environment not in SCALE:
@@ -154,11 +156,14 @@ def tables(comparison: Comparison) -> list[tuple[str, str, str]]:
         return bracketed(interquartile_mean([finals])) if finals else NOTHING
 
     def speed_cell(label: str, task: Task) -> str:
-        results = comparison.runs(label, task)
+        results = [one for one in comparison.runs(label, task) if one.is_timed]
         if not results:
             return NOTHING
         minutes = sum(one.minutes for one in results) / len(results)
         return f"{figure(gained_per_minute(results))} ({figure(minutes)} min)"
+
+    def evaluation_cell(label: str, task: Task) -> str:
+        return spread([one.evaluated for one in comparison.runs(label, task) if one.evaluation])
 
     overall = None
     if comparison.shared():
@@ -179,7 +184,7 @@ def tables(comparison: Comparison) -> list[tuple[str, str, str]]:
             "Deterministic policy",
             "Mean ± standard deviation over seeds of the mean return of 20 episodes after training, with the "
             "normalisation frozen.",
-            table(comparison, lambda label, task: spread([one.evaluated for one in comparison.runs(label, task)])),
+            table(comparison, evaluation_cell),
         ),
     ]
     improvements = improvement_table(comparison)
@@ -188,8 +193,9 @@ def tables(comparison: Comparison) -> list[tuple[str, str, str]]:
     found.append(
         (
             "Return per minute of wall time",
-            "Return gained over random actions per minute of training, and the minutes, means over seeds. Times of "
-            "runs that shared the machine with others are not comparable with those of runs that had it alone.",
+            "Return gained over random actions per minute of training, and the minutes, means over the seeds whose "
+            "time was taken. Times of runs that shared the machine with others are not comparable with those of runs "
+            "that had it alone.",
             table(comparison, speed_cell),
         )
     )
@@ -274,17 +280,11 @@ def conditions(comparison: Comparison) -> str:
     :param comparison: of results
     :return: Markdown
     """
-    documents = [one.document for one in comparison.results]
-    versions = {name: {one["versions"].get(name, "none") for one in documents} for name in documents[0]["versions"]}
-    machines = {f"{one['machine']['cpu']}, {one['machine']['cores']} cores" for one in documents}
-    used = ", ".join(f"{name} {' / '.join(sorted(found))}" for name, found in versions.items())
-    lines = [
-        f"{len(documents)} runs, one torch thread each.",
-        f"Commits: {', '.join(sorted({str(one['commit']) for one in documents}))}.",
-        f"Versions: {used}.",
-        f"Machine: {'; '.join(sorted(machines))}.",
-    ]
+    lines = circumstances([one.document for one in comparison.results])
     for label in comparison.labels:
+        origins = Counter(one.origin for one in comparison.results if one.run.label == label)
+        others = [f"{n} of {origins.total()} runs measured otherwise: {one}" for one, n in origins.items() if one]
+        lines += [f"{label}: {text}." for text in others]
         seeds = {task: sorted(one.run.seed for one in comparison.runs(label, task)) for task in comparison.tasks}
         sets = {tuple(found) for found in seeds.values() if found}
         missing = [str(task) for task, found in seeds.items() if not found]
@@ -296,14 +296,38 @@ def conditions(comparison: Comparison) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+def circumstances(documents: Sequence[Document]) -> list[str]:
+    """
+    Commits, versions and machines, as far as they are known.
+
+    :param documents: of results
+    """
+    commits = {str(one["commit"]) for one in documents if "commit" in one}
+    machines = [one["machine"] for one in documents if "machine" in one]
+    processors = {f"{one.get('cpu', UNKNOWN)}, {one.get('cores', UNKNOWN)} cores" for one in machines}
+    versions: dict[str, set[str]] = {}
+    for one in documents:
+        for name, version in one.get("versions", {}).items():
+            versions.setdefault(name, set()).add(version)
+    used = ", ".join(f"{name} {' / '.join(sorted(found))}" for name, found in versions.items())
+    return [
+        f"{len(documents)} runs, one torch thread each.",
+        f"Commits: {', '.join(sorted(commits)) or UNKNOWN}.",
+        f"Versions: {used or UNKNOWN}.",
+        f"Machine: {'; '.join(sorted(processors)) or UNKNOWN}.",
+    ]
+
+
 def has_mixed_settings(results: Sequence[Result]) -> bool:
     """
-    Whether settings changed between the seeds: a file of RL Zoo's or ours, or a default of the constructor.
+    Whether settings changed between the seeds: a file of RL Zoo's or ours, or a default of the constructor. What was
+    measured otherwise is left out, as not all of its settings need be known.
 
     :param results: of one label and task
     """
-    settings = [{**one.document.get("all_settings", {}), "seed": None} for one in results]
-    zoo = [one.document.get("zoo_settings") for one in results]
+    documents = [one.document for one in results if one.origin is None]
+    settings = [{**one.get("all_settings", {}), "seed": None} for one in documents]
+    zoo = [one.get("zoo_settings") for one in documents]
     return any(one != settings[0] for one in settings) or any(one != zoo[0] for one in zoo)
 
 
@@ -322,22 +346,29 @@ def markdown(comparison: Comparison, pictures: dict[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def curves(comparison: Comparison) -> plots.Curves:
+    """
+    :param comparison: of results
+    :return: task → label → seeds
+    """
+    return {
+        str(task): {label: found for label in comparison.labels if (found := comparison.runs(label, task))}
+        for task in comparison.tasks
+    }
+
+
 def draw(comparison: Comparison, out: Path) -> dict[str, str]:
     """
     :param comparison: of results
     :param out: folder for the PNGs
     :return: file name → what it shows
     """
-    curves = {
-        str(task): {label: found for label in comparison.labels if (found := comparison.runs(label, task))}
-        for task in comparison.tasks
-    }
-    plots.learning_curves(curves, out / "curves.png")
-    plots.return_against_time(curves, out / "time.png")
-    pictures = {
-        "curves.png": "Learning curves: interquartile mean over seeds and 95 % bootstrap interval",
-        "time.png": "The same against minutes of training",
-    }
+    plots.learning_curves(curves(comparison), out / "curves.png")
+    pictures = {"curves.png": "Learning curves: interquartile mean over seeds and 95 % bootstrap interval"}
+    timed = [one for one in comparison.results if one.is_timed]
+    if timed:
+        plots.return_against_time(curves(Comparison.of(timed)), out / "time.png")
+        pictures["time.png"] = "The same against minutes of training"
     if comparison.shared():
         scores = {label: comparison.scores(label) for label in comparison.labels}
         plots.profile(scores, out / "profile.png")

@@ -1,6 +1,7 @@
 """A training run, what comes of it, and where it lies on disk."""
 
 import json
+import math
 import os
 import shlex
 from collections.abc import Iterable
@@ -24,8 +25,8 @@ class Run:
     :param seed: of environments, networks and actions
     :param label: under which it is stored and reported; the algorithm's name unless settings are changed
     :param params: settings that replace RL Zoo's, as its ``--hyperparams`` has them
-    """
     :param defaults: whether they replace the defaults of the algorithm's constructor instead
+    """
 
     algo: str
     environment: str
@@ -33,8 +34,8 @@ class Run:
     seed: int
     label: str
     params: dict[str, Any] = field(default_factory=dict)
-
     defaults: bool = False
+
     @property
     def task(self) -> Task:
         return Task(self.environment, self.timesteps)
@@ -59,9 +60,9 @@ class Run:
         chosen = [self.seed] if seeds is None else seeds
         parts = ["python -m sb3_trpo_ext.bench learn", f"--algos {self.algo}", f"--envs {self.environment}"]
         parts += [f"--timesteps {self.timesteps}", f"--seeds {' '.join(map(str, chosen))}"]
-        if self.params:
         if self.defaults:
             parts.append("--defaults")
+        if self.params:
             parts.append("--params " + " ".join(shlex.quote(f"{key}:{value}") for key, value in self.params.items()))
         if self.label != self.algo:
             parts.append(f"--label {self.label}")
@@ -76,8 +77,8 @@ class Result:
     :param run: that was asked for
     :param steps: at which the curve was read, shape (k,); the last is the end
     :param returns: mean, un-normalised return of the last 100 training episodes, shape (k,)
-    :param seconds: of training until then, shape (k,)
-    :param evaluation: returns of the deterministic policy, one for each episode
+    :param seconds: of training until then, shape (k,); NaN where no times were taken
+    :param evaluation: returns of the deterministic policy, one for each episode; may be empty
     :param document: all of the file
     """
 
@@ -95,13 +96,23 @@ class Result:
 
     @property
     def minutes(self) -> float:
-        """Wall time of training."""
+        """Wall time of training; NaN where no times were taken."""
         return self.seconds[-1] / 60
 
     @property
+    def is_timed(self) -> bool:
+        """Whether times were taken."""
+        return not math.isnan(self.minutes)
+
+    @property
     def evaluated(self) -> float:
-        """Mean return of the deterministic policy."""
-        return sum(self.evaluation) / len(self.evaluation)
+        """Mean return of the deterministic policy; NaN where it was not evaluated."""
+        return sum(self.evaluation) / len(self.evaluation) if self.evaluation else math.nan
+
+    @property
+    def origin(self) -> str | None:
+        """How it was measured, if not by ``bench learn``."""
+        return self.document.get("origin")
 
 
 def read(path: Path) -> Result:
@@ -116,7 +127,7 @@ def read(path: Path) -> Result:
             Run(**document["run"]),
             tuple(curve["steps"]),
             tuple(curve["returns"]),
-            tuple(curve["seconds"]),
+            tuple(curve["seconds"] or [math.nan] * len(curve["steps"])),
             tuple(document["evaluation"]),
             document,
         )

@@ -2,12 +2,16 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from sb3_trpo_ext.bench.__main__ import main
-from sb3_trpo_ext.bench.report import Comparison, conditions, figure, gained_per_minute, improvements
+from sb3_trpo_ext.bench.report import Comparison, conditions, figure, gained_per_minute, improvements, tables
 from sb3_trpo_ext.bench.results import read_all
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+STORED = [BENCHMARKS / "quick", BENCHMARKS / "mujoco"]
 
 
 @pytest.fixture
@@ -57,6 +61,52 @@ def test_seeds_of_different_settings_are_noticed(tmp_path, stored, contents):
     path.write_text(json.dumps({**contents(path), "zoo_settings": {"target_kl": 0.5}}))
     text = "trpo_ext: not all seeds were trained with the same settings: CartPole-v1 20k"
     assert text in conditions(Comparison.of(read_all([folder])))
+
+
+@pytest.fixture
+def measured_otherwise(contents):
+    """Leave of a result what another script might have written."""
+
+    def strip(path):
+        document = contents(path)
+        curve = {**document["curve"], "seconds": None}
+        bare = {"run": document["run"], "curve": curve, "evaluation": [], "origin": "another script"}
+        path.write_text(json.dumps(bare))
+
+    return strip
+
+
+def test_what_is_not_known_is_left_out(tmp_path, stored, measured_otherwise):
+    out = tmp_path / "out"
+    runs = stored(tmp_path / "r", "trpo", "CartPole-v1", 20_000, [300.0, 400.0])
+    measured_otherwise(runs[1].path(tmp_path / "r"))
+    main(["report", "--results", str(tmp_path / "r"), "--out", str(out)])
+    text = (out / "learning.md").read_text()
+    assert row(text, "Return at the end", "CartPole-v1 20k") == ["350.0 ± 70.7"]
+    assert row(text, "Deterministic policy", "CartPole-v1 20k") == ["301.0"]
+    assert row(text, "Return per minute", "CartPole-v1 20k") == ["275.5 (1.00 min)"]
+    assert "- trpo: 1 of 2 runs measured otherwise: another script." in text and "torch 2.8" in text
+    assert "same settings" not in text
+    assert (out / "time.png").exists()
+
+
+def test_a_report_without_times_versions_and_evaluations(tmp_path, stored, measured_otherwise):
+    out = tmp_path / "out"
+    for run in stored(tmp_path / "r", "trpo", "CartPole-v1", 20_000, [300.0, 400.0]):
+        measured_otherwise(run.path(tmp_path / "r"))
+    main(["report", "--results", str(tmp_path / "r"), "--out", str(out)])
+    text = (out / "learning.md").read_text()
+    for title in ("Deterministic policy", "Return per minute"):
+        assert row(text, title, "CartPole-v1 20k") == ["–"]
+    assert "Commits: unknown." in text and "Versions: unknown." in text and "Machine: unknown." in text
+    assert (out / "curves.png").exists() and not (out / "time.png").exists() and "time.png" not in text
+
+
+@pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)
+def test_stored_results_can_be_reported(folder):
+    comparison = Comparison.of(read_all([folder]))
+    assert comparison.shared() and len(tables(comparison)) >= 4
+    assert "same settings" not in conditions(comparison)
 
 
 def test_only_shared_tasks_are_averaged(results):

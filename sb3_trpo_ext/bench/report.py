@@ -11,7 +11,13 @@ from pathlib import Path
 from sb3_trpo_ext.bench import plots
 from sb3_trpo_ext.bench.learn import ALGOS, NEWEST, OURS
 from sb3_trpo_ext.bench.results import Document, Result, Run, read_all
-from sb3_trpo_ext.bench.statistics import Estimate, interquartile_mean, mean_and_std, probability_of_improvement
+from sb3_trpo_ext.bench.statistics import (
+    Estimate,
+    difference,
+    interquartile_mean,
+    mean_and_std,
+    probability_of_improvement,
+)
 from sb3_trpo_ext.bench.suites import SCALE, SUITES, Task, normalised
 
 BASELINE = "trpo"
@@ -67,17 +73,25 @@ class Comparison:
         """The returns at the end of training, one for each seed."""
         return [one.final for one in self.runs(label, task)]
 
-    def shared(self) -> tuple[Task, ...]:
-        """Tasks that every label has runs of, and that have a scale: what can be averaged."""
+    def shared(self, *labels: str) -> tuple[Task, ...]:
+        """
+        :param labels: every one by default
+        :return: tasks that all of them have runs of, and that have a scale: what can be averaged
+        """
         return tuple(
             task
             for task in self.tasks
-            if task.environment in SCALE and all(self.runs(label, task) for label in self.labels)
+            if task.environment in SCALE and all(self.runs(label, task) for label in labels or self.labels)
         )
 
-    def scores(self, label: str) -> list[list[float]]:
-        """The shared tasks; of each the label's returns on the tasks' common scale."""
-        return [[normalised(task.environment, one) for one in self.finals(label, task)] for task in self.shared()]
+    def scores(self, label: str, tasks: Iterable[Task] | None = None) -> list[list[float]]:
+        """
+        :param label: of a column
+        :param tasks: with a scale; the shared ones by default
+        :return: tasks; of each the label's returns on the tasks' common scale
+        """
+        chosen = self.shared() if tasks is None else tasks
+        return [[normalised(task.environment, one) for one in self.finals(label, task)] for task in chosen]
 
 
 def _rank(label: str) -> int:
@@ -100,8 +114,18 @@ def table(comparison: Comparison, cell: Cell, last: dict[str, str] | None = None
     rows = [[str(task), *(cell(label, task) for label in labels)] for task in comparison.tasks]
     if last is not None:
         rows.append(["**all**", *(last[label] for label in labels)])
-    lines = [["task", *(NAMES.get(label, label) for label in labels)], ["---"] + ["---:"] * len(labels), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return grid([["task", *(NAMES.get(label, label) for label in labels)], *rows])
+
+
+def grid(rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """
+    :param rows: of cells, the head first
+    :param words: columns on the left that have words in them; the others have figures
+    :return: Markdown
+    """
+    head, *body = rows
+    line = ["---"] * words + ["---:"] * (len(head) - words)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, line, *body))
 
 
 def figure(value: float) -> str:
@@ -187,9 +211,7 @@ def tables(comparison: Comparison) -> list[tuple[str, str, str]]:
             table(comparison, evaluation_cell),
         ),
     ]
-    improvements = improvement_table(comparison)
-    if improvements:
-        found.append(improvements)
+    found += [one for one in (improvement_table(comparison), variant_table(comparison)) if one]
     found.append(
         (
             "Return per minute of wall time",
@@ -245,6 +267,66 @@ def improvements(comparison: Comparison) -> dict[tuple[str, Task | None], Estima
             found[label, task] = probability_of_improvement([x], [y])
         found[label, None] = probability_of_improvement(ours, theirs)
     return found
+
+
+def variant_table(comparison: Comparison) -> tuple[str, str, str] | None:
+    """
+    An ablation: labels are rows, the baseline the first; tasks are columns.
+
+    :param comparison: of labels
+    :return: title, explanation, table; None with the usual baseline, or without one or something to compare with it
+    """
+    baseline = comparison.baseline
+    others = [label for label in comparison.labels if label != baseline]
+    if baseline == BASELINE or baseline not in comparison.labels or not others:
+        return None
+    most = max(len(comparison.runs(label, task)) for label in comparison.labels for task in comparison.tasks)
+
+    def cell(label: str, task: Task) -> str:
+        finals = comparison.finals(label, task)
+        return spread(finals) + (f" ({len(finals)})" if 0 < len(finals) < most else "")
+
+    rows = [["variant", "settings", *map(str, comparison.tasks), "all"]]
+    for label in (baseline, *others):
+        runs = [one.run for one in comparison.results if one.run.label == label]
+        cells = [cell(label, task) for task in comparison.tasks]
+        rows.append([NAMES.get(label, label), settings(runs), *cells, gain(comparison, label)])
+    return (
+        f"Variants of {NAMES.get(baseline, baseline)}",
+        f"Mean ± standard deviation over seeds ({most}, or the number in brackets) of the return at the end. All: how "
+        "much higher than the first row's the mean scaled return is over the tasks that both have, with 95 % "
+        "stratified bootstrap interval where each has several seeds. Settings: … where tasks have values of their own.",
+        grid(rows, words=2),
+    )
+
+
+def settings(runs: Sequence[Run]) -> str:
+    """
+    What was changed.
+
+    :param runs: of one label
+    """
+    texts = ["constructor's defaults"] if any(run.defaults for run in runs) else []
+    for name in dict.fromkeys(name for run in runs for name in run.params):
+        values = {str(run.params.get(name, NOTHING)) for run in runs}
+        texts.append(f"`{name}:{values.pop() if len(values) == 1 else '…'}`")
+    return ", ".join(texts) or "as shipped"
+
+
+def gain(comparison: Comparison, label: str) -> str:
+    """
+    Difference to the baseline over all tasks.
+
+    :param comparison: of labels, the baseline among them
+    :param label: of a row
+    """
+    tasks = comparison.shared(label, comparison.baseline)
+    if label == comparison.baseline or not tasks:
+        return NOTHING
+    ours, theirs = comparison.scores(label, tasks), comparison.scores(comparison.baseline, tasks)
+    estimate = difference(ours, theirs)
+    # A single seed drawn again and again would look like certainty.
+    return bracketed(estimate) if all(len(seeds) > 1 for seeds in (*ours, *theirs)) else figure(estimate.value)
 
 
 def commands(comparison: Comparison) -> str:
@@ -391,7 +473,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", nargs="+", help=f"only these columns (as trained: {', '.join((*OURS, BASELINE))} …)"
     )
-    parser.add_argument("--baseline", default=BASELINE, help=f"label to compare with (default {BASELINE})")
+    parser.add_argument(
+        "--baseline",
+        default=BASELINE,
+        help=f"label to compare with (default {BASELINE}); with another, a table of variants",
+    )
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for learning.md and PNGs")
 
 

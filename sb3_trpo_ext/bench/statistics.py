@@ -95,15 +95,40 @@ def probability_of_improvement(ours: Sequence[Sequence[float]], theirs: Sequence
     :param theirs: the same tasks in the same order
     :raises ValueError: when they are not as many
     """
+    return compare(ours, theirs, wins)
+
+
+def difference(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Estimate:
+    """
+    By how much our mean over seeds is above theirs, averaged over tasks.
+
+    :param ours: tasks; of each its seeds' scores, on a scale that the tasks share
+    :param theirs: the same tasks in the same order
+    :raises ValueError: when they are not as many
+    """
+    return compare(ours, theirs, lambda x, y: x.mean(axis=-1) - y.mean(axis=-1))
+
+
+def compare(
+    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], statistic: Callable[[Array, Array], Array]
+) -> Estimate:
+    """
+    A statistic of two sides' runs of a task, averaged over tasks.
+
+    :param ours: tasks; of each its seeds' scores
+    :param theirs: the same tasks in the same order
+    :param statistic: ours (…, n) and theirs (…, m) → (…)
+    :raises ValueError: when they are not as many
+    """
     if len(ours) != len(theirs):
         raise ValueError(f"The same tasks are compared: got {len(ours)} and {len(theirs)}")
     pairs = [
         (np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)) for x, y in zip(ours, theirs, strict=True)
     ]
-    value = np.mean([wins(x, y) for x, y in pairs])
+    value = np.mean([statistic(x, y) for x, y in pairs])
     # Other draws for theirs than for ours.
     drawn = zip(resample(ours), resample(theirs, seed=SEED + 1), strict=True)
-    return Estimate(float(value), *interval(np.mean([wins(x, y) for x, y in drawn], axis=0)))
+    return Estimate(float(value), *interval(np.mean([statistic(x, y) for x, y in drawn], axis=0)))
 
 
 def wins(ours: Array, theirs: Array) -> Array:

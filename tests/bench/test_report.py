@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sb3_trpo_ext.bench.__main__ import main
-from sb3_trpo_ext.bench.report import Comparison, conditions, figure, gained_per_minute, improvements, tables
-from sb3_trpo_ext.bench.results import read_all
+from sb3_trpo_ext.bench.report import Comparison, conditions, figure, gained_per_minute, improvements, settings, tables
+from sb3_trpo_ext.bench.results import Run, read_all
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 STORED = [BENCHMARKS / "quick", BENCHMARKS / "mujoco"]
@@ -51,6 +51,32 @@ def test_report(tmp_path, results, capsys):
     for name in ("curves.png", "time.png", "profile.png", "improvement.png"):
         assert f"]({name})" in text
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_variants_of_another_baseline(tmp_path, results):
+    main(["report", "--results", str(results), "--out", str(tmp_path), "--baseline", "trpo_ext"])
+    text = (tmp_path / "learning.md").read_text()
+    title = "Variants of trpo_ext"
+    assert (
+        "| variant | settings | CartPole-v1 20k | Pendulum-v1 40k | all |\n| --- | --- | ---: | ---: | ---: |" in text
+    )
+    assert row(text, title, "trpo_ext") == ["as shipped", "457.5 ± 295.1", "−694.5 ± 770.0 (2)", "–"]
+    # Scaled by 500 − 24.5; one seed tells no interval.
+    assert row(text, title, "wide") == ["`target_kl:0.05`", "400.0 (1)", "–", "−0.12"]
+    assert row(text, title, "sb3-contrib trpo")[3].startswith("−0.54 [")
+    main(["report", "--results", str(results), "--out", str(tmp_path)])
+    assert "Variants" not in (tmp_path / "learning.md").read_text()
+
+
+def test_settings_of_a_variant():
+    def run(environment, defaults=False, **params):
+        return Run("trpo_ext", environment, 1000, 0, "mine", params, defaults)
+
+    assert settings([run("Hopper-v4", n_steps=8, target_kl=0.06), run("Ant-v4", n_steps=8, target_kl=0.16)]) == (
+        "`n_steps:8`, `target_kl:…`"
+    )
+    assert settings([run("Ant-v4", True)]) == "constructor's defaults"
+    assert settings([run("Ant-v4")]) == "as shipped"
 
 
 def test_seeds_of_different_settings_are_noticed(tmp_path, stored, contents):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sb3_trpo_ext.bench.statistics import (
+    difference,
     interquartile_mean,
     interval,
     iqm,
@@ -77,6 +78,14 @@ def test_probability_of_improvement_is_the_mean_over_tasks():
     estimate = probability_of_improvement([[3.0, 2.0], [0.0]], [[1.0, 2.0], [5.0, 6.0]])
     assert estimate.value == pytest.approx((3.5 / 4 + 0.0) / 2)
     assert estimate.low <= estimate.value <= estimate.high
+
+
+def test_difference_is_that_of_the_means_over_tasks():
+    estimate = difference([[3.0, 2.0], [0.0]], [[1.0, 2.0], [5.0, 6.0]])
+    assert estimate.value == pytest.approx((2.5 - 1.5 + 0.0 - 5.5) / 2)
+    # Every draw of the four pairs of scores lies between these.
+    assert (2 - 2 - 6) / 2 <= estimate.low < estimate.value < estimate.high <= (3 - 1 - 5) / 2
+    assert difference([[5.0, 5.0]], [[1.0, 1.0]]) == (4.0, 4.0, 4.0)
 
 
 def test_certain_and_even():

@@ -12,6 +12,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.vec_env import VecEnv
@@ -35,6 +36,7 @@ from sb3_trpo_ext.kernels.vector import count
 from sb3_trpo_ext.trpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_trpo_ext.trpo.step import StepStatus, TrustRegion, trust_region_step
 
+KL_PER_DIMENSION = 0.02  # nats, of target_kl=None
 MAX_DAMPING_FACTOR = 1024.0  # of adaptive_damping: ten failures in a row
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
@@ -46,10 +48,16 @@ def _is_none_or_number_of_threads(value: Any) -> bool:
     return value is None or (whole(1)(value) and value <= 1024)
 
 
+def _is_none_or_limit(value: Any) -> bool:
+    return value is None or schedule_of(number(0, open_low=True))(value)
+
+
 _SCHEDULE = 'It may be a number, a function of the remaining progress, or a string such as "lin_0.02".'
 RULES = (
     Rule("learning_rate", schedule_of(number(0)), "a number >= 0 or a schedule", _SCHEDULE),
-    Rule("target_kl", schedule_of(number(0, open_low=True)), "a number > 0 or a schedule", _SCHEDULE),
+    Rule(
+        "target_kl", _is_none_or_limit, "a number > 0, a schedule or None", f"{_SCHEDULE} None is 0.02 per dimension."
+    ),
     Rule("n_steps", whole(1), "a whole number >= 1", "It counts steps per environment and update."),
     Rule("batch_size", whole(1), "a whole number >= 1", "It is the critic's minibatch; 128 is usual."),
     Rule("gamma", number(0, 1), "between 0 and 1", "0.99 is usual."),
@@ -134,7 +142,7 @@ class TRPO(OnPolicyAlgorithm):
     :param rollout_buffer_kwargs: passed to the buffer
     :param normalize_advantage: to mean 0 and standard deviation 1, over each rollout
     :param target_kl: δ > 0 in nats, the size of the trust region: a number, a schedule or ``"lin_0.02"``. Higher learns
-        faster until it becomes unstable.
+        faster until it becomes unstable. None is 0.02 for each action dimension (0.02 with ``kl_reduction="mean"``).
     :param sub_sampling_factor: the policy's whole update (gradient, curvature and line search) uses every k-th sample
         only, as sb3-contrib's, which shuffles them first
     :param stats_window_size: episodes over which the logged return is averaged
@@ -194,7 +202,7 @@ class TRPO(OnPolicyAlgorithm):
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         normalize_advantage: bool = True,
-        target_kl: float | str | Schedule = 0.01,
+        target_kl: float | str | Schedule | None = None,
         sub_sampling_factor: int = 1,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -268,6 +276,10 @@ class TRPO(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         check(self, RULES)
         self._check_sizes()
+        if self.target_kl is None:
+            # A sum over dimensions grows with their number; the step in each of them is to be as large everywhere.
+            summed = get_action_dim(self.action_space) if self.kl_reduction == "sum" else 1
+            self.target_kl = KL_PER_DIMENSION * summed
         super()._setup_model()
         self.policy.set_training_mode(False)  # tracing must not move batch statistics or draw random numbers
         self.actor = Actor(self.policy, self.fast_kernels)
@@ -369,6 +381,7 @@ class TRPO(OnPolicyAlgorithm):
 
     def _trust_region(self) -> TrustRegion:
         """The settings as they are now; they may have changed since the last update."""
+        assert self.target_kl is not None  # since the model was set up
         return TrustRegion(
             max_kl=schedule(self.target_kl)(self._current_progress_remaining),
             geometry=self.trust_region,

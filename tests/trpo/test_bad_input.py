@@ -34,7 +34,7 @@ def no_schedule():
 
 WRONG = {
     "learning_rate": [-1e-3, NAN, "fast", "lin_", "lin_-1", None, no_schedule],
-    "target_kl": [0, -0.1, NAN, INF, "lin_0", "exp_0.1", None, no_schedule],
+    "target_kl": [0, -0.1, NAN, INF, "lin_0", "exp_0.1", no_schedule],
     "n_steps": [0, 16.0, True],
     "batch_size": [0, 3.5],
     "gamma": [-0.1, 1.1, NAN],

@@ -14,13 +14,14 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.acer.buffer import SequenceReplayBuffer, Sequences
 from sb3_trpo_ext.acer.collection import Collected, collect, usable_normalizer
 from sb3_trpo_ext.acer.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, frozen_copy
-from sb3_trpo_ext.acer.step import Learner, Settings, Update, Updates, acer_step, as_batch
+from sb3_trpo_ext.acer.step import Learner, Settings, Update, Updates, acer_step, as_batch, average_kl
 from sb3_trpo_ext.common.acting import acting
 from sb3_trpo_ext.common.diagnostics import record
 from sb3_trpo_ext.common.network import PlainNetwork, actor_network
@@ -258,6 +259,38 @@ class ACER(OnPolicyAlgorithm):
         space = self.action_space
         return int(space.n) if isinstance(space, spaces.Discrete) else 2 * math.prod(space.shape)  # type: ignore[arg-type]
 
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: torch.device | str = "auto"
+    ) -> None:
+        """
+        As SB3's, but the state of RMSProp is not put into Adam, nor the reverse: the optimizer then starts afresh, with
+        a warning.
+
+        :param load_path_or_dict: file, or state dictionaries by name
+        :param exact_match: whether everything must be there
+        :param device: for what a file holds
+        """
+        parameters: Any = load_path_or_dict
+        if not isinstance(parameters, dict):
+            parameters = load_from_zip_file(parameters, device=device, load_data=False)[1]
+        saved = parameters.get("policy.optimizer")
+        if saved is not None and "optimizer_class" not in self.policy_kwargs:
+            parameters = parameters | {"policy.optimizer": self._usable(saved)}
+        super().set_parameters(parameters, exact_match, device)
+
+    def _usable(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """The saved state of the optimizer, with the present ε; nothing of it if it is another optimizer's."""
+        if ("alpha" in saved["param_groups"][0]) != self.use_rms_prop:  # of the two, only RMSProp has an alpha
+            warnings.warn(
+                "The saved state is of another optimizer than use_rms_prop asks for: the optimizer starts afresh.",
+                stacklevel=4,
+            )
+            return self.policy.optimizer.state_dict()
+        if not self.use_rms_prop:
+            return saved
+        # What was saved would replace ε too, and ACER.load(path, rms_prop_eps=…) would have no effect.
+        return saved | {"param_groups": [group | {"eps": self.rms_prop_eps} for group in saved["param_groups"]]}
+
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
         Replace the environment, with the same spaces and number of environments.
@@ -315,7 +348,7 @@ class ACER(OnPolicyAlgorithm):
             self._n_replays += 1
 
         self._n_updates += 1
-        record(self.logger, Updates(updates, self.trust_region), self._counts())
+        record(self.logger, Updates(updates, self._average_kl()), self._counts())
 
     def _update(self, sequences: Sequences, settings: Settings) -> Update:
         with torch_threads(self.num_threads, sequences.rewards.size, self._learner.n_parameters):
@@ -328,6 +361,14 @@ class ACER(OnPolicyAlgorithm):
                 stacklevel=3,
             )
         return update
+
+    def _average_kl(self) -> float | None:
+        """How far from the average policy the policy is now, where it has just been; None without a trust region."""
+        if not self.trust_region:
+            return None
+        sequences = self._collected.seen
+        with torch_threads(self.num_threads, sequences.rewards.size, self._learner.n_parameters):
+            return average_kl(self._learner, as_batch(sequences, self.policy))
 
     def _draw_number_of_replays(self) -> int:
         if len(self.replay_buffer) < max(self.replay_start, 1):

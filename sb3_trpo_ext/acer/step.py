@@ -103,7 +103,7 @@ class Update:
     :param weight_mean: importance weights ρ
     :param weight_max: the largest ρ
     :param truncated_share: of the weights that were above c
-    :param average_kl: KL(π_avg ‖ π); NaN without a trust region
+    :param average_kl: KL(π_avg ‖ π) before the step; NaN without a trust region
     :param slope_before: kᵀĝ, the growth of that KL along the gradient
     :param slope_after: kᵀz*, along the projected gradient
     :param projected_share: of the states where the projection acted
@@ -133,27 +133,32 @@ class Updates:
     All gradient steps of one iteration.
 
     :param all: the on-policy one first
-    :param has_region: whether there is a trust region
+    :param average_kl_after: :func:`average_kl` of the on-policy batch after all of them; None without a trust region
     """
 
     all: Sequence[Update]
-    has_region: bool
+    average_kl_after: float | None
 
     def logged(self) -> Mapping[str, float | str]:
         def mean(name: str) -> float:
             return float(np.mean([getattr(update, name) for update in self.all]))
 
-        region = {
-            "train/average_policy_kl": mean("average_kl"),
-            "train/kl_slope_before_projection": mean("slope_before"),
-            "train/kl_slope_after_projection": mean("slope_after"),
-            "train/projected_share": mean("projected_share"),
-        }
+        region: dict[str, float] = (
+            {}
+            if self.average_kl_after is None
+            else {
+                "train/average_policy_kl_before": self.all[0].average_kl,
+                "train/average_policy_kl_after": self.average_kl_after,
+                "train/kl_slope_before_projection": mean("slope_before"),
+                "train/kl_slope_after_projection": mean("slope_after"),
+                "train/projected_share": mean("projected_share"),
+            }
+        )
         return {
             "train/importance_weight_mean": mean("weight_mean"),
             "train/importance_weight_max": max(update.weight_max for update in self.all),
             "train/importance_weight_truncated": mean("truncated_share"),
-            **(region if self.has_region else {}),
+            **region,
             "train/q_retrace_mean": mean("target_mean"),
             "train/entropy": mean("entropy"),
             "train/critic_loss": mean("critic_loss"),
@@ -250,6 +255,19 @@ def acer_step(learner: Learner, batch: Batch, settings: Settings) -> Update:
     figures = [weights.mean(), weights.max(), truncated, *about_region, estimates.targets.mean(), entropy]
     figures += [estimates.critic_loss.detach(), norm]
     return Update(bool(norm.isfinite()), *torch.stack(figures).tolist())
+
+
+@torch.no_grad()
+def average_kl(learner: Learner, batch: Batch) -> float:
+    """
+    KL(π_avg ‖ π), whose growth the trust region limits, averaged over a batch's states.
+
+    :param learner: policy and average policy
+    :param batch: of N states
+    """
+    observations = each(lambda part: part[: batch.size], batch.observations)
+    middle: Any = learner.average.family(observations)
+    return float(middle.kl(learner.policy.family(observations)).mean())
 
 
 def _discrete(

@@ -1,11 +1,13 @@
 """One update: its gradient against the paper's pieces put together by hand, and what it reports."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch.distributions import Normal
 
 from sb3_trpo_ext.acer.buffer import Sequences
 from sb3_trpo_ext.acer.losses import discrete_policy_gradient, project
@@ -20,7 +22,8 @@ KEYS = {
     "importance_weight_mean",
     "importance_weight_max",
     "importance_weight_truncated",
-    "average_policy_kl",
+    "average_policy_kl_before",
+    "average_policy_kl_after",
     "kl_slope_before_projection",
     "kl_slope_after_projection",
     "projected_share",
@@ -63,6 +66,19 @@ def model(space_env, tiny):
         return model
 
     return make
+
+
+def test_the_divergence_before_and_after_the_updates_of_an_iteration(space_env, tiny):
+    """On the states just visited, with the average policy as it was and as it is then."""
+    model = tiny(space_env(VECTOR, ACTIONS["box"]), learning_rate=0.01, average_policy_decay=0.9)
+    for _ in range(3):
+        before = deepcopy((model.average_policy, model.policy))
+        model.learn(6, reset_num_timesteps=False)
+        states = torch.as_tensor(model._collected.seen.observations[:-1].reshape(-1, 3))
+        for name, (average, policy) in (("before", before), ("after", (model.average_policy, model.policy))):
+            expected = float(average.family(states).kl(policy.family(states)).mean().detach())
+            logged = model.logger.name_to_value[f"train/average_policy_kl_{name}"]
+            assert logged == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
 def test_the_discrete_update_is_the_papers_gradient_step_by_step(model):
@@ -117,6 +133,64 @@ def test_the_discrete_update_is_the_papers_gradient_step_by_step(model):
     assert update.applied and update.projected_share == pytest.approx(acted / (T * B))
     for old, parameter, direction in zip(before, policy.parameters(), gradient, strict=True):
         torch.testing.assert_close(parameter.detach(), old - direction, rtol=1e-4, atol=1e-5)
+
+
+def test_the_box_update_is_the_papers_gradient_step_by_step(model):
+    """Algorithm 3 from the definition, one transition at a time, against one SGD step."""
+    settings = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}, "log_std_init": 0.0}
+    made = model("box", policy_kwargs=settings, learning_rate=0.0, max_grad_norm=1e9)
+    made.policy.optimizer.param_groups[0]["lr"] = 1.0
+    policy, average, rules = made.policy, made.average_policy, replace(made._settings(), delta=0.0, clip=2.0)
+    sequences = off_policy_sequences("box", cuts=((1, 0), (2, 1)))  # a time limit, and a terminal state
+    before = [p.detach().clone() for p in policy.parameters()]
+
+    def at(observation):
+        return float(policy.evaluate(torch.as_tensor(observation)[None]).values.detach())
+
+    torch.manual_seed(5)
+    noise = torch.randn(rules.n_action_samples + 1, T * B, 2)
+
+    loss, corrected, projected = torch.zeros(()), 0, 0
+    for b in range(B):
+        ahead_ret = ahead_opc = 0.0
+        for t in reversed(range(T)):
+            state = torch.as_tensor(sequences.observations[t, b])[None]
+            now = policy.evaluate(state)
+            pi, value = Normal(now.family.mean[0], now.family.std[0]), now.head[0]
+            mu = Normal(*torch.as_tensor(sequences.statistics[t, b]).split(2))
+            action, drawn = torch.as_tensor(sequences.actions[t, b]), pi.mean + pi.stddev * noise[:, t * B + b]
+            a = policy.advantages(now.latent, torch.stack([action, *drawn.detach()])[:, None])[:, 0]
+            q, q_own = (value + a[i] - a[1:-1].mean() for i in (0, -1))
+            if sequences.dones[t, b] or t == T - 1:
+                cut = [each.observation for each in sequences.timeouts if (each.step, each.env) == (t, b)]
+                reached = cut[0] if cut else sequences.observations[T, b]
+                terminal = sequences.dones[t, b] and not cut
+                ahead_ret = ahead_opc = 0.0 if terminal else at(reached)
+            ret, opc = (float(sequences.rewards[t, b]) + rules.gamma * ahead for ahead in (ahead_ret, ahead_opc))
+            rho = float((pi.log_prob(action) - mu.log_prob(action)).sum().exp().detach())
+            ahead_ret = float((min(1.0, rho ** (1 / 2)) * (ret - q) + value).detach())
+            ahead_opc = float((opc - q + value).detach())
+
+            variance, own = pi.stddev**2, drawn[-1]
+            rho_own = float((pi.log_prob(own) - mu.log_prob(own)).sum().exp().detach())
+            correction = max(0.0, 1 - 2.0 / rho_own)
+            g = min(2.0, rho) * (opc - value) * (action - pi.mean) / variance
+            g = g + correction * (q_own - value) * (own - pi.mean) / variance
+            k = (pi.mean - average.family(state).mean[0]) / variance
+            z = (g - (g @ k).clamp(min=0) / (k @ k) * k).detach()
+            corrected, projected = corrected + (correction > 0), projected + int(g @ k > 0)
+            value_target = (min(1.0, rho) * (ret - q) + value).detach()
+            critic = 0.5 * (ret - q) ** 2 + 0.5 * (value_target - value) ** 2
+            loss = loss + rules.q_coef * critic - z @ pi.mean
+    gradient = torch.autograd.grad(loss / (T * B), made._learner.parameters)
+    assert 0 < corrected < T * B and 0 < projected < T * B
+    torch.manual_seed(5)
+    update = acer_step(made._learner, as_batch(sequences, policy), rules)
+    assert update.applied and update.projected_share == pytest.approx(projected / (T * B))
+    directions = dict(zip(map(id, made._learner.parameters), gradient, strict=True))
+    for old, parameter in zip(before, policy.parameters(), strict=True):
+        expected = old - directions.get(id(parameter), torch.zeros(()))
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("action", ACTIONS)

@@ -1,4 +1,4 @@
-"""A finished rollout as flat tensors."""
+"""The samples of an update as flat tensors."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
-from sb3_trpo_ext.common.observations import Observations, every
+from sb3_trpo_ext.common.observations import Observations, every, joined
 
 # A spread of the advantages below this share of the largest is rounding noise of float32, not information.
 ROUNDING = 1e-6
@@ -22,7 +22,8 @@ class Batch:
     :param actions: as stored, shape (N, d)
     :param advantages: shape (N,)
     :param returns: targets of the critic, shape (N,)
-    :param values: predicted during the rollout, shape (N,)
+    :param values: predicted by the present critic, shape (N,)
+    :param old_log_prob: log μ(a|s) of the policy μ that acted, shape (N,); None when that is the present policy
     """
 
     observations: Observations
@@ -30,13 +31,30 @@ class Batch:
     advantages: Tensor
     returns: Tensor
     values: Tensor
+    old_log_prob: Tensor | None = None
 
     def every(self, k: int) -> "Batch":
         """Every k-th sample, k ≥ 1."""
         if k == 1:
             return self
-        vectors = (tensor[::k] for tensor in (self.actions, self.advantages, self.returns, self.values))
-        return Batch(every(self.observations, k), *vectors)
+        return Batch(
+            every(self.observations, k),
+            self.actions[::k],
+            self.advantages[::k],
+            self.returns[::k],
+            self.values[::k],
+            None if self.old_log_prob is None else self.old_log_prob[::k],
+        )
+
+    def followed_by(self, other: "Batch") -> "Batch":
+        """
+        The samples of both.
+
+        :param other: with ``old_log_prob``, as this one
+        """
+        parts = ("actions", "advantages", "returns", "values", "old_log_prob")
+        vectors = (torch.cat([getattr(self, part), getattr(other, part)]) for part in parts)
+        return Batch(joined([self.observations, other.observations]), *vectors)
 
     def normalized(self) -> "Batch":
         """

@@ -38,7 +38,7 @@ MAX_TRIALS = 10
 class CriticFit:
     """
     :param value_loss: mean squared error, averaged over the fit as it went
-    :param explained_variance: of the returns by the values predicted *during the rollout*, in (−∞, 1]
+    :param explained_variance: of the returns by the values predicted *before the fit*, in (−∞, 1]
     :param finite: False when a loss was not finite, and no step was taken from there on; or when the parameters or the
         optimizer's memory were not in the end, and both were put back as before the fit
     :param seconds: wall-clock time

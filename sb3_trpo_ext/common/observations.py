@@ -1,6 +1,6 @@
 """Batches of observations: one tensor, or a dictionary of tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -19,6 +19,13 @@ def each(function: Callable[[Tensor], Tensor], observations: Observations) -> Ob
 def every(observations: Observations, k: int) -> Observations:
     """Every k-th observation, k ≥ 1."""
     return each(lambda tensor: tensor[::k], observations)
+
+
+def joined(batches: Sequence[Observations]) -> Observations:
+    """Several batches of the same kind, at least one, as a single one."""
+    if isinstance(batches[0], dict):
+        return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}  # type: ignore[index]
+    return torch.cat(list(batches))  # type: ignore[arg-type]
 
 
 def finite(observations: Observations) -> Observations:

@@ -7,7 +7,8 @@ Schulman et al. 2015, "Trust Region Policy Optimization", arXiv:1502.05477. In t
     subject to        D(θ_old, θ) = mean over s of  KL(π_old(·|s) ‖ π_θ(·|s))  ≤  δ
 
 solved by a direction x ≈ F⁻¹g, the largest step √(2δ / xᵀFx) along it, and a backtracking line search (appendix C).
-Two changes: an advantage Â stands in the place of the paper's Q, and F + λI in the place of F.
+Two changes: an advantage Â stands in the place of the paper's Q, and F + λI in the place of F. Samples of earlier
+policies may be among those of π_old: the denominator of ρ is then the policy that acted.
 """
 
 import math
@@ -154,17 +155,19 @@ class Surrogate:
     :param actions: the actions taken there
     :param advantages: Â, shape (n,)
     :param ent_coef: weight of the mean entropy, ≥ 0
+    :param behaviour_log_prob: of the actions under the policies that took them, shape (n,); None when it was π_old
     """
 
     old: Family
     actions: Tensor
     advantages: Tensor
     ent_coef: float
+    behaviour_log_prob: Tensor | None = None
 
     @cached_property
     def old_log_prob(self) -> Tensor:
-        """log π_old(a|s), shape (n,)."""
-        return self.old.log_prob(self.actions)
+        """The logarithm of the ratio's denominator, shape (n,)."""
+        return self.old.log_prob(self.actions) if self.behaviour_log_prob is None else self.behaviour_log_prob
 
     def __call__(self, new: Family) -> Tensor:
         """L, a scalar tensor."""
@@ -189,7 +192,8 @@ def trust_region_step(actor: Actor, batch: Batch, region: TrustRegion) -> Policy
     started = time.perf_counter()
     theta_old = flatten(actor.parameters)
     old, linearization = actor.linearize(batch.observations)
-    surrogate = Surrogate(old, actor.family_actions(batch.actions), batch.advantages, region.ent_coef)
+    actions = actor.family_actions(batch.actions)
+    surrogate = Surrogate(old, actions, batch.advantages, region.ent_coef, batch.old_log_prob)
     start = float(surrogate(old))  # L(θ_old)
     g = linearization.vjp(surrogate.gradient())  # g = ∇_θ L(θ) at θ_old
     have_gradient = time.perf_counter()

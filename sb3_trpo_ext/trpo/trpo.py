@@ -4,8 +4,10 @@ import io
 import pathlib
 import time
 import warnings
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -15,6 +17,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.common.actor import Actor
@@ -34,6 +37,7 @@ from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.chain import Dense
 from sb3_trpo_ext.kernels.vector import count
 from sb3_trpo_ext.trpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_trpo_ext.trpo.reuse import EarlierRollouts, Rollout
 from sb3_trpo_ext.trpo.step import StepStatus, TrustRegion, trust_region_step
 
 KL_PER_DIMENSION = 0.02  # nats, of target_kl=None
@@ -87,6 +91,7 @@ RULES = (
     Rule("cg_preconditioner", one_of(None, "kfac"), 'None or "kfac"', "None is the plain conjugate gradient."),
     Rule("critic", one_of("adam", "trust_region"), '"adam" or "trust_region"', '"adam" is sb3-contrib\'s.'),
     Rule("critic_max_kl", number(0, open_low=True), "a number > 0", "0.1 is usual."),
+    Rule("rollouts_per_update", whole(1), "a whole number >= 1", "1 learns from the newest rollout alone."),
     Rule("num_threads", _is_none_or_number_of_threads, "None or a whole number from 1 to 1024", "None chooses."),
     Rule("trust_region", one_of("kl", "euclidean"), '"kl" or "euclidean"', '"kl" is TRPO.'),
 )
@@ -164,6 +169,9 @@ class TRPO(OnPolicyAlgorithm):
     :param critic: "adam" for minibatch gradient descent with the policy's optimizer, or "trust_region" for Gauss-Newton
         steps on the whole rollout, without a learning rate
     :param critic_max_kl: ε > 0, the size of the critic's trust region. Higher follows the last rollout more closely.
+    :param rollouts_per_update: M: an update learns from the newest rollout and from the M − 1 before it, corrected for
+        the policy having changed (:mod:`sb3_trpo_ext.trpo.reuse`). Take ``n_steps`` and ``n_critic_updates`` M times
+        smaller then: M times as many updates, each as well estimated. The rollouts are not saved with the model.
     :param num_threads: of torch during an update; None for 1 with small networks, where more only get in one another's
         way, and the present setting with large ones. The setting is put back afterwards.
     :param fast_kernels: differentiate plain networks (dense layers and convolutions with simple activations) by hand;
@@ -219,6 +227,7 @@ class TRPO(OnPolicyAlgorithm):
         cg_preconditioner: str | None = None,
         critic: str = "adam",
         critic_max_kl: float = 0.1,
+        rollouts_per_update: int = 1,
         num_threads: int | None = None,
         fast_kernels: bool = True,
         fast_collection: bool = True,
@@ -263,6 +272,7 @@ class TRPO(OnPolicyAlgorithm):
         self.cg_preconditioner = cg_preconditioner
         self.critic = critic
         self.critic_max_kl = critic_max_kl
+        self.rollouts_per_update = rollouts_per_update
         self.num_threads = num_threads
         self.fast_kernels = fast_kernels
         self.fast_collection = fast_collection
@@ -285,6 +295,7 @@ class TRPO(OnPolicyAlgorithm):
         self.actor = Actor(self.policy, self.fast_kernels)
         self._critic = Critic(self.policy, self.actor, self.lr_schedule(1), self.fast_kernels)
         self.policy.set_training_mode(True)
+        self._earlier = EarlierRollouts(self.rollouts_per_update - 1)
         if self.cg_preconditioner == "kfac" and not self._has_dense_actor():
             raise ValueError(
                 'TRPO(cg_preconditioner="kfac") needs an actor of dense layers alone and fast_kernels=True, got a '
@@ -330,7 +341,7 @@ class TRPO(OnPolicyAlgorithm):
         super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor", "_critic", "_normalization"]
+        return [*super()._excluded_save_params(), "actor", "_critic", "_earlier", "_normalization"]
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -354,11 +365,13 @@ class TRPO(OnPolicyAlgorithm):
             self._skip_update(bad)
             return
 
+        self.policy.set_training_mode(False)
+        if self.rollouts_per_update > 1:
+            batch = self._with_earlier_rollouts(batch)
         samples = batch.every(self.sub_sampling_factor)
         if self.normalize_advantage:
             samples = samples.normalized()
         region = self._trust_region()
-        self.policy.set_training_mode(False)
         with torch_threads(self.num_threads, len(samples.advantages), count(self.actor.parameters)):
             step = trust_region_step(self.actor, samples, region)
         self._n_line_search_failures += step.status is StepStatus.LINE_SEARCH_FAILED
@@ -373,6 +386,40 @@ class TRPO(OnPolicyAlgorithm):
         self._n_updates += 1
         now = {"train/target_kl": region.max_kl, "train/cg_damping": region.damping}
         record(self.logger, step, fit, now, self._counts())
+
+    def _with_earlier_rollouts(self, newest: Batch) -> Batch:
+        """The newest rollout and those before it, and remember the newest for the next updates."""
+        buffer = self.rollout_buffer
+        with torch.no_grad():
+            log_prob = self.actor.family(newest.observations).log_prob(self.actor.family_actions(newest.actions))
+        assert self._last_obs is not None and self._last_episode_starts is not None
+        ends = np.concatenate([buffer.episode_starts[1:], [self._last_episode_starts]]).astype(bool)
+        rollout = Rollout(
+            newest.observations,
+            newest.actions,
+            log_prob,
+            buffer.to_torch(buffer.rewards),
+            torch.as_tensor(ends, device=self.device),
+            obs_as_tensor(self._last_obs, self.device),
+        )
+        batch = replace(newest, old_log_prob=log_prob)
+        if self._earlier:
+            earlier = self._earlier.corrected(self.actor, self._critic, self.gamma, self.gae_lambda)
+            batch = batch.followed_by(earlier)
+        self._earlier.add(rollout)
+        return batch
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps:
+            self._earlier.clear()  # another training, and perhaps another environment
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _fit_critic(self, batch: Batch) -> CriticFit:
         if self.critic == "adam":

@@ -55,6 +55,7 @@ WRONG = {
     "fast_collection": ["no", None],
     "sub_sampling_factor": [0, 1.5],
     "curvature_sampling_factor": [0, -2],
+    "rollouts_per_update": [0, 2.5],
     "kl_reduction": ["max", None],
     "trust_region": ["wasserstein", None],
     "cg_preconditioner": ["jacobi", False],

@@ -209,6 +209,10 @@ VARIANTS = {
     "autograd": (BOX, {"fast_kernels": False}),
     "sb3s_loop": (DISCRETE, {"fast_collection": False}),
     "two_threads": (BOX, {"num_threads": 2}),
+    "reuse": (BOX, {"rollouts_per_update": 3}),
+    "reuse_discrete": (DISCRETE, {"rollouts_per_update": 2, "sub_sampling_factor": 2, "critic": "trust_region"}),
+    "reuse_gsde": (BOX, {"rollouts_per_update": 2, "use_sde": True, "policy_kwargs": {"squash_output": True}}),
+    "reuse_by_autograd": (BOX, {"rollouts_per_update": 2, "fast_kernels": False, "fast_collection": False}),
     "thinned_update": (BOX, {"sub_sampling_factor": 3}),
     "raw_advantages": (BOX, {"normalize_advantage": False}),
     "schedules": (BOX, {"learning_rate": LinearSchedule(1e-2, 1e-3, 1.0), "target_kl": LinearSchedule(0.1, 0.01, 1.0)}),
@@ -232,6 +236,13 @@ def test_shared_and_separate_extractors(observation, shared, space_env, tiny, bi
     make = partial(tiny, policy=policy, **settings)
     model = fulfils_contract(lambda: make(space_env(observation_space, BOX)), tmp_path / "model", bits)
     assert bool(model.actor.shared_parameters()) == shared
+
+
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+def test_reuse_of_rollouts_with_every_observation_space(observation, space_env, tiny, bits, tmp_path):
+    policy, space = OBSERVATIONS[observation]
+    make = partial(tiny, policy=policy, rollouts_per_update=2)
+    fulfils_contract(lambda: make(space_env(space, DISCRETE)), tmp_path / "model", bits, updates=3)
 
 
 def test_separate_extractors_by_default_for_images_and_dictionaries(space_env, tiny):

@@ -1,0 +1,176 @@
+"""Learning from earlier rollouts once more: their correction against the definition, and what is kept when."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.kernels.line_search import LineSearchResult
+from sb3_trpo_ext.trpo import step, trpo
+from sb3_trpo_ext.trpo.reuse import EarlierRollouts, Rollout
+from sb3_trpo_ext.trpo.step import Surrogate, trust_region_step
+from tests.cases import flat, gradient, make_batch, make_policy, reference_kl, torch_reference
+
+GAMMA, LAMBDA = 0.9, 0.8
+VECTOR = spaces.Box(-1, 1, (3,))
+BOX = spaces.Box(-1, 1, (2,))
+
+
+def nothing_accepted(evaluate, start, max_kl, shrink, max_trials):
+    return LineSearchResult(False, 0.0, None, 0)
+
+
+def make_rollout(model, T, E, seed, likelier):
+    """Random states, actions, rewards and ends; the policy that acted had other log-probabilities."""
+    generator = torch.Generator().manual_seed(seed)
+    observations = torch.randn(T * E, 3, generator=generator)
+    actions = torch.randn(T * E, 2, generator=generator)
+    with torch.no_grad():
+        now = model.policy.evaluate_actions(observations, actions)[1]
+    log_prob = now - likelier * torch.randn(T * E, generator=generator)
+    rewards, ends = torch.randn(T, E, generator=generator), torch.rand(T, E, generator=generator) < 0.3
+    return Rollout(observations, actions, log_prob, rewards, ends, torch.randn(E, 3, generator=generator))
+
+
+def by_definition(model, rollout):
+    """Advantages and targets from sums over paths: V-trace with traces λ min(1, ρ)."""
+    T, E = rollout.rewards.shape
+    with torch.no_grad():
+        values, log_prob, _ = model.policy.evaluate_actions(rollout.observations, rollout.actions)
+        last = model.policy.predict_values(rollout.last_observations).flatten()
+    ratios = (log_prob - rollout.log_prob).exp()
+    advantages, targets = [], []
+    for e in range(E):
+        v = [float(values[e * T + t]) for t in range(T)] + [float(last[e])]
+        w = [min(1.0, float(ratios[e * T + t])) for t in range(T)]
+        for t in range(T):
+            total, trace = 0.0, 1.0
+            for s in range(t, T):
+                if s > t:
+                    trace *= GAMMA * LAMBDA * w[s]
+                end = bool(rollout.ends[s, e])
+                total += trace * (float(rollout.rewards[s, e]) + (0.0 if end else GAMMA * v[s + 1]) - v[s])
+                if end:
+                    break
+            advantages.append(total)
+            targets.append(v[t] + w[t] * total)
+    return torch.tensor(advantages), torch.tensor(targets)
+
+
+@pytest.mark.parametrize("likelier", [0.0, 1.0], ids=["on_policy", "off_policy"])
+def test_correction_equals_the_definition(likelier, space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX))
+    earlier = EarlierRollouts(2)
+    rollouts = [make_rollout(model, 6, 3, seed, likelier) for seed in range(3)]
+    for one in rollouts:
+        earlier.add(one)
+    batch = earlier.corrected(model.actor, model._critic, GAMMA, LAMBDA)
+    expected = [by_definition(model, one) for one in rollouts[1:]]  # the oldest is forgotten
+    torch.testing.assert_close(batch.advantages, torch.cat([one[0] for one in expected]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(batch.returns, torch.cat([one[1] for one in expected]), rtol=1e-4, atol=1e-5)
+    assert torch.equal(batch.old_log_prob, torch.cat([one.log_prob for one in rollouts[1:]]))
+    assert torch.equal(batch.observations, torch.cat([one.observations for one in rollouts[1:]]))
+
+
+def watched(monkeypatch, model, steps):
+    """Train, and return the samples of each update, advantages not normalised."""
+    seen = []
+
+    def watch(actor, batch, region):
+        seen.append(batch)
+        return trust_region_step(actor, batch, region)
+
+    monkeypatch.setattr(trpo, "trust_region_step", watch)
+    model.learn(steps)
+    return seen
+
+
+@pytest.mark.parametrize("environment", ["CartPole-v1", "Pendulum-v1"])
+def test_while_nothing_changes_earlier_samples_are_what_they_were(environment, monkeypatch):
+    """Same policy and critic: V-trace is GAE, as SB3's buffer computed it when the rollout was the newest."""
+    monkeypatch.setattr(step, "backtrack", nothing_accepted)
+    settings = {"n_steps": 64, "learning_rate": 0.0, "normalize_advantage": False, "seed": 0, "device": "cpu"}
+    model = TRPO("MlpPolicy", make_vec_env(environment, 3, seed=0), batch_size=64, rollouts_per_update=3, **settings)
+    batches = watched(monkeypatch, model, 5 * 192)
+    assert [len(batch.advantages) for batch in batches] == [192, 384, 576, 576, 576]
+    newest = [slice_of(batch, 0, 192) for batch in batches]
+    for i in (2, 3, 4):
+        for position, origin in ((1, i - 2), (2, i - 1)):  # the oldest first
+            again = slice_of(batches[i], position * 192, (position + 1) * 192)
+            for part in ("advantages", "returns", "values", "old_log_prob"):
+                expected, found = getattr(newest[origin], part), getattr(again, part)
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+            assert torch.equal(again.observations, newest[origin].observations)
+            assert torch.equal(again.actions, newest[origin].actions)
+
+
+def slice_of(batch, start, end):
+    parts = ("observations", "actions", "advantages", "returns", "values", "old_log_prob")
+    return replace(batch, **{part: getattr(batch, part)[start:end] for part in parts})
+
+
+def test_first_update_is_that_of_trpo_without_reuse(space_env, tiny, bits):
+    results = [
+        bits(tiny(space_env(VECTOR, BOX), rollouts_per_update=count).learn(16).get_parameters()) for count in (1, 3)
+    ]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("name", ["box", "discrete"])
+def test_surrogate_divides_by_who_acted_and_the_region_is_around_the_present_policy(name):
+    policy = make_policy(name)
+    batch = make_batch(policy, 40, seed=1)
+    actor = trpo.Actor(policy, True)
+    old = actor.family(batch.observations)
+    actions = actor.family_actions(batch.actions)
+    present = old.log_prob(actions)
+    behaviour = present + 0.3 * torch.randn_like(present)
+    weighted = (present - behaviour).exp() * batch.advantages  # importance weights times advantages
+
+    surrogate = Surrogate(old, actions, batch.advantages, 0.0, behaviour)
+    torch.testing.assert_close(surrogate(old), weighted.mean())
+    found = actor.linearize(batch.observations).linearization.vjp(surrogate.gradient())
+    log_prob = policy.get_distribution(batch.observations).log_prob(actions)
+    torch.testing.assert_close(found, gradient((log_prob * weighted).mean(), actor.parameters))
+
+    before = torch_reference(policy, batch.observations)
+    theta = flat(actor.parameters).detach().clone()
+    region = step.TrustRegion(0.01, "kl", "sum", 0.0, 0.1, 15, 1e-4, 1, 0.8, 10)
+    taken = trust_region_step(actor, replace(batch, old_log_prob=behaviour), region)
+    assert taken.status is step.StepStatus.ACCEPTED and not torch.equal(flat(actor.parameters), theta)
+    kl = reference_kl(before, torch_reference(policy, batch.observations)).mean().detach()
+    assert taken.kl_mean == pytest.approx(float(kl), rel=1e-6) and taken.kl_mean <= 0.01
+
+
+def test_earlier_rollouts_are_forgotten_when_training_starts_anew(space_env, tiny, tmp_path):
+    model = tiny(space_env(VECTOR, BOX), rollouts_per_update=4).learn(48)
+    assert len(model._earlier) == 3
+    model.learn(16, reset_num_timesteps=False)
+    assert len(model._earlier) == 3
+    model.save(tmp_path / "model")
+    loaded = TRPO.load(tmp_path / "model", env=model.get_env())
+    assert len(loaded._earlier) == 0 and loaded.rollouts_per_update == 4
+    loaded.learn(32, reset_num_timesteps=False)
+    assert len(loaded._earlier) == 2
+    model.learn(16)
+    assert len(model._earlier) == 1
+
+
+def test_spoilt_rollout_is_not_kept(space_env, tiny):
+    environment = space_env(VECTOR, BOX, bad={20: ("reward", np.nan)})
+    model = tiny(environment, rollouts_per_update=4)
+    with pytest.warns(UserWarning, match="skipped"):
+        model.learn(64)
+    assert model._n_skipped_updates == 1 and len(model._earlier) == 3
+    batch = model._earlier.corrected(model.actor, model._critic, GAMMA, LAMBDA)
+    assert batch.not_finite() == []
+
+
+def test_no_earlier_rollout_is_an_error(space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX))
+    with pytest.raises(ValueError, match="no earlier rollout"):
+        model._earlier.corrected(model.actor, model._critic, GAMMA, LAMBDA)

@@ -28,20 +28,23 @@ def test_cartpole():
 
 
 def test_acrobot():
-    assert final_return("Acrobot-v1", 0, 500_000, 8) >= -110
+    assert final_return("Acrobot-v1", 0, 150_000, 8) >= -110
 
 
 def test_lunar_lander():
+    """The aim; not reached or missed yet, for want of a run."""
     assert final_return("LunarLander-v3", 0, 1_000_000, 16) >= 180
 
 
-def test_pendulum_beats_chance():
+def test_pendulum():
     """Random actions score about -1200."""
-    assert final_return("Pendulum-v1", 0, 100_000, 4, normalize=True) >= -1000
+    settings = {"gamma": 0.9, "n_steps": 10, "learning_rate": 1.5e-3, "use_rms_prop": False, "buffer_size": 5000}
+    settings |= {"trust_region_delta": 0.005, "policy_kwargs": {"log_std_init": 0.0}}
+    assert final_return("Pendulum-v1", 0, 100_000, 4, normalize=True, **settings) >= -400
 
 
 def test_half_cheetah_beats_chance():
     """Random actions score about -280."""
     pytest.importorskip("mujoco")
     settings = {"n_steps": 50, "learning_rate": 3e-4, "average_policy_decay": 0.995}
-    assert final_return("HalfCheetah-v5", 0, 150_000, 4, normalize=True, **settings) >= 300
+    assert final_return("HalfCheetah-v5", 0, 100_000, 4, normalize=True, **settings) >= 300

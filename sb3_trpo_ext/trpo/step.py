@@ -94,6 +94,8 @@ class PolicyStep:
     :param gradient_norm: ‖g‖
     :param step_norm: ‖θ − θ_old‖
     :param line_search: how the search went
+    :param effective_sample_share: (Σρ)² / nΣρ² at θ_old, in (0, 1]: the share of the n samples that would say as much
+        if they were π_old's own; 1 when they are
     :param entropy: mean over states, after the step
     :param std: mean standard deviation after the step, None unless Gaussian
     :param seconds: wall-clock time of the phases "gradient", "cg" and "line_search"
@@ -113,6 +115,7 @@ class PolicyStep:
     gradient_norm: float
     step_norm: float
     line_search: LineSearchResult
+    effective_sample_share: float
     entropy: float
     std: float | None
     seconds: dict[str, float]
@@ -139,6 +142,7 @@ class PolicyStep:
             "train/step_norm": self.step_norm,
             "train/line_search_trials": self.line_search.trials,
             "train/is_line_search_success": float(self.line_search.accepted),
+            "train/effective_sample_share": self.effective_sample_share,
             "train/entropy": self.entropy,
         }
         if self.std is not None:
@@ -174,6 +178,14 @@ class Surrogate:
         ratio = (new.log_prob(self.actions) - self.old_log_prob).exp()  # ρ(θ)
         objective = (ratio * self.advantages).mean()
         return objective + self.ent_coef * new.entropy().mean() if self.ent_coef else objective
+
+    def effective_sample_share(self) -> float:
+        """(Σρ)² / nΣρ² at π_old."""
+        if self.behaviour_log_prob is None:
+            return 1.0
+        log_ratio = self.old.log_prob(self.actions) - self.behaviour_log_prob
+        ratio = (log_ratio - log_ratio.max()).exp()  # the share has no scale, and so nothing overflows
+        return float(ratio.sum().square() / (len(ratio) * ratio.square().sum()))
 
     def gradient(self) -> tuple[Tensor, ...]:
         """∂L/∂φ at π_old, shaped like the family's statistics."""
@@ -250,6 +262,7 @@ def trust_region_step(actor: Actor, batch: Batch, region: TrustRegion) -> Policy
         gradient_norm=float(torch.linalg.vector_norm(g)),
         step_norm=search.fraction * step_norm,
         line_search=search,
+        effective_sample_share=surrogate.effective_sample_share(),
         entropy=float(new.entropy().mean()),
         std=float(new.std.mean()) if isinstance(new, Gaussian) else None,
         seconds={

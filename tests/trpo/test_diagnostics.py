@@ -47,6 +47,7 @@ NUMBERS = {
     "train/is_line_search_success",
     "train/line_search_failures",
     "train/skipped_updates",
+    "train/effective_sample_share",
     "train/entropy",
     "train/explained_variance",
     "train/value_loss",
@@ -128,7 +129,7 @@ def test_all_keys_are_there_finite_and_consistent(action, settings, make, bits):
     assert 1 <= v["cg_steps"] <= model.cg_max_steps
     assert (v["cg_stop"] == "converged") == (v["cg_residual"] <= model.cg_tolerance)
     assert v["explained_variance"] <= 1 and v["value_loss"] >= 0
-    assert v["n_updates"] == 3
+    assert v["n_updates"] == 3 and v["effective_sample_share"] == 1
     assert all(values[key] >= 0 for key in TIMES)
 
 
@@ -198,7 +199,7 @@ def test_console_csv_and_json(outputs):
     assert len(table) == 3
     for row in table[1:]:  # a table shows the update before its rollout
         assert all(row[key] != "" for key in OUTPUT_KEYS)
-        assert row["train/update_status"] == "accepted" and float(row["train/kl_divergence_loss"]) <= 0.01
+        assert row["train/update_status"] == "accepted" and float(row["train/kl_divergence_loss"]) <= 0.04
     lines = [json.loads(line) for line in (folder / "progress.json").read_text().splitlines()]
     assert all(key in lines[-1] for key in OUTPUT_KEYS)
 
@@ -209,7 +210,7 @@ def test_tensorboard(outputs):
     assert (NUMBERS | TIMES | {"train/std"}) <= set(board.Tags()["scalars"])
     assert {f"{key}/text_summary" for key in WORDS} <= set(board.Tags()["tensors"])
     events = board.Scalars("train/kl_divergence_loss")
-    assert [event.step for event in events] == [128, 192] and all(0 < event.value <= 0.01 for event in events)
+    assert [event.step for event in events] == [128, 192] and all(0 < event.value <= 0.04 for event in events)
     # The last update's numbers come after the last table.
 
 

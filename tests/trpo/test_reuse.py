@@ -142,6 +142,9 @@ def test_surrogate_divides_by_who_acted_and_the_region_is_around_the_present_pol
     region = step.TrustRegion(0.01, "kl", "sum", 0.0, 0.1, 15, 1e-4, 1, 0.8, 10)
     taken = trust_region_step(actor, replace(batch, old_log_prob=behaviour), region)
     assert taken.status is step.StepStatus.ACCEPTED and not torch.equal(flat(actor.parameters), theta)
+    ratio = (present - behaviour).exp()
+    share = float(ratio.sum() ** 2 / (40 * (ratio**2).sum()))
+    assert taken.effective_sample_share == pytest.approx(share) and 0.5 < share < 0.99
     kl = reference_kl(before, torch_reference(policy, batch.observations)).mean().detach()
     assert taken.kl_mean == pytest.approx(float(kl), rel=1e-6) and taken.kl_mean <= 0.01
 

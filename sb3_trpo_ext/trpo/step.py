@@ -41,7 +41,7 @@ class TrustRegion:
     :param max_kl: δ ≥ 0, in nats (for ``geometry="euclidean"``: of ½‖θ − θ_old‖²)
     :param geometry: "kl", or "euclidean" for the plain normalised gradient
     :param kl_reduction: "sum" over action dimensions (the paper's), or "mean"
-    :param ent_coef: weight of the mean entropy in the objective
+    :param ent_coef: weight of the mean entropy in the objective; below 0 it is a price of entropy
     :param damping: λ ≥ 0, added to the diagonal of the Fisher matrix
     :param cg_max_steps: limit of the conjugate gradient's steps
     :param cg_tolerance: its relative residual at which it stops
@@ -153,12 +153,12 @@ class PolicyStep:
 @dataclass(frozen=True)
 class Surrogate:
     """
-    The objective L as a function of the distributions at the sampled states, with an optional entropy bonus.
+    The objective L as a function of the distributions at the sampled states, with an optional entropy term.
 
     :param old: π_old at the n states
     :param actions: the actions taken there
     :param advantages: Â, shape (n,)
-    :param ent_coef: weight of the mean entropy, ≥ 0
+    :param ent_coef: weight of the mean entropy, of either sign
     :param behaviour_log_prob: of the actions under the policies that took them, shape (n,); None when it was π_old
     """
 

@@ -46,7 +46,7 @@ WRONG = {
     "line_search_shrinking_factor": [0, 1, 1.5],
     "line_search_max_iter": [-1, 1.5],
     "n_critic_updates": [0, -1],
-    "ent_coef": [-0.01, NAN],
+    "ent_coef": [-INF, NAN, "lots"],
     "sde_sample_freq": [-2, 2.5, "often"],
     "stats_window_size": [0, -1],
     "use_sde": ["no", None],

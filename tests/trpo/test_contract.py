@@ -201,6 +201,7 @@ VARIANTS = {
     "euclidean": (DISCRETE, {"trust_region": "euclidean"}),
     "mean_kl": (BOX, {"kl_reduction": "mean"}),
     "entropy_bonus": (DISCRETE, {"ent_coef": 0.01}),
+    "price_of_entropy": (BOX, {"ent_coef": -0.01}),
     "thinned_curvature": (BOX, {"curvature_sampling_factor": 3}),
     "kfac": (BOX, {"cg_preconditioner": "kfac"}),
     "kfac_thinned": (DISCRETE, {"cg_preconditioner": "kfac", "curvature_sampling_factor": 2, "kl_reduction": "mean"}),

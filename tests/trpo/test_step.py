@@ -164,6 +164,7 @@ def test_nothing_but_theta_moves(name, fast):
         {},
         {"kl_reduction": "mean"},
         {"ent_coef": 0.3},
+        {"ent_coef": -0.3},
         {"damping": 0.01},
         {"curvature_every": 3},
         {"curvature_every": 7, "kl_reduction": "mean", "ent_coef": 0.1},

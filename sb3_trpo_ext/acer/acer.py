@@ -109,7 +109,7 @@ class ACER(OnPolicyAlgorithm):
     :param bias_correction: make up for what the limit cuts off; False leaves plain truncation
     :param trust_region: around the average policy; False for none
     :param trust_region_delta: δ ≥ 0, the growth of the KL to the average policy that a gradient step may ask for. Lower
-        is more cautious. It scales with the rewards: where they are normalised, 0.005 to 0.1 rather than 1.
+        is more cautious. What is right scales with the rewards, and has to be tried.
     :param average_policy_decay: α in [0, 1]. Higher makes the average policy slower.
     :param n_action_samples: actions over which the duelling critic averages (Box only)
     :param learn_std: learn the standard deviation of Box actions; False keeps exp(``log_std_init``), 0.3 unless

@@ -48,6 +48,7 @@ def sample_trpo(trial: optuna.Trial, n_actions: int, n_envs: int, additional_arg
         "cg_max_steps": trial.suggest_int("cg_max_steps", 5, 30),
         "learning_rate": trial.suggest_float("learning_rate", 1e-5, 0.002, log=True),
         "n_critic_updates": trial.suggest_int("n_critic_updates", 5, 30),
+        "ent_coef": trial.suggest_float("ent_coef", -0.01, 0.01),
         "net_arch": trial.suggest_categorical("net_arch", ["small", "medium"]),
         "activation_fn": trial.suggest_categorical("activation_fn", ["tanh", "relu"]),
     }

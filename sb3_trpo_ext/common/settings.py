@@ -70,8 +70,8 @@ def schedule_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
     def check_schedule(value: Any) -> bool:
         try:
             if isinstance(value, str):
-                kind, _, start = value.partition("_")
-                return kind == "lin" and holds(float(start))
+                kind, *ends = value.split("_")
+                return kind == "lin" and len(ends) in (1, 2) and all(holds(float(end)) for end in ends)
             if callable(value):
                 float(value(1.0))
                 return True
@@ -86,8 +86,10 @@ def schedule(value: float | str | Schedule) -> FloatSchedule:
     """
     A function of the remaining progress, from 1 at the start of training to 0 at its end.
 
-    :param value: a constant, a callable, or RL Zoo's notation ``"lin_0.02"`` for a linear decay from 0.02 to 0
+    :param value: a constant, a callable, RL Zoo's notation ``"lin_0.02"`` for a linear decay from 0.02 to 0, or
+        ``"lin_0.02_0.01"`` for one from 0.02 to 0.01
     """
     if isinstance(value, str):
-        return FloatSchedule(LinearSchedule(float(value.partition("_")[2]), 0.0, 1.0))
+        start, end, *_ = [*map(float, value.split("_")[1:]), 0.0]
+        return FloatSchedule(LinearSchedule(start, end, 1.0))
     return FloatSchedule(float(value) if isinstance(value, Real) else value)

@@ -57,7 +57,7 @@ def _is_none_or_limit(value: Any) -> bool:
     return value is None or schedule_of(number(0, open_low=True))(value)
 
 
-_SCHEDULE = 'It may be a number, a function of the remaining progress, or a string such as "lin_0.02".'
+_SCHEDULE = 'It may be a number, a function of the remaining progress, or "lin_0.02" (to 0), "lin_0.02_0.01".'
 RULES = (
     Rule("learning_rate", schedule_of(number(0)), "a number >= 0 or a schedule", _SCHEDULE),
     Rule(
@@ -79,7 +79,7 @@ RULES = (
     ),
     Rule("line_search_max_iter", whole(0), "a whole number >= 0", "0 takes the natural gradient step unsearched."),
     Rule("n_critic_updates", whole(1), "a whole number >= 1", "It counts the critic's passes over a rollout."),
-    Rule("ent_coef", number(-math.inf), "a finite number", "0 leaves the entropy to the advantages."),
+    Rule("ent_coef", schedule_of(number(-math.inf)), "a finite number or a schedule", _SCHEDULE),
     Rule("sde_sample_freq", whole(-1), "a whole number >= -1", "-1 draws new noise once per rollout."),
     Rule("stats_window_size", whole(1), "a whole number >= 1", "It counts episodes; 100 is usual."),
     Rule("use_sde", one_of(True, False), "True or False", "False draws independent noise at each step."),
@@ -164,8 +164,8 @@ class TRPO(OnPolicyAlgorithm):
     :param cg_tolerance: relative residual at which the conjugate gradient stops
     :param adaptive_damping: double the damping after an update that failed (line search or curvature), up to 1024 times
         ``cg_damping``, and halve it again after each that succeeded; False keeps it
-    :param ent_coef: weight of the mean entropy in the objective. Higher explores more; below 0 the noise is taken away as
-        training goes on, which returns with noise gain from: −0.005 is worth trying where falls are punished.
+    :param ent_coef: weight of the mean entropy in the objective: a number, a schedule or ``"lin_0_-0.01"``. Higher
+        explores more; below 0 the noise is taken away as training goes on, which returns with noise gain from.
     :param cg_preconditioner: None, or "kfac" (Kronecker-factored; policies of dense layers), which on Gaussian policies
         takes the conjugate gradient to the same residual in fewer steps
     :param critic: "adam" for minibatch gradient descent with the policy's optimizer, or "trust_region" for Gauss-Newton
@@ -225,7 +225,7 @@ class TRPO(OnPolicyAlgorithm):
         trust_region: str = "kl",
         cg_tolerance: float = 1e-4,
         adaptive_damping: bool = False,
-        ent_coef: float = 0.0,
+        ent_coef: float | str | Schedule = 0.0,
         cg_preconditioner: str | None = None,
         critic: str = "adam",
         critic_max_kl: float = 0.1,
@@ -242,7 +242,7 @@ class TRPO(OnPolicyAlgorithm):
             n_steps=n_steps,
             gamma=gamma,
             gae_lambda=gae_lambda,
-            ent_coef=ent_coef,
+            ent_coef=ent_coef,  # type: ignore[arg-type]  # read in _trust_region
             vf_coef=0.0,  # the critic has an objective of its own
             max_grad_norm=0.0,  # and the actor's step is bounded by the trust region
             use_sde=use_sde,
@@ -386,7 +386,11 @@ class TRPO(OnPolicyAlgorithm):
             fit = self._fit_critic(batch)
 
         self._n_updates += 1
-        now = {"train/target_kl": region.max_kl, "train/cg_damping": region.damping}
+        now = {
+            "train/target_kl": region.max_kl,
+            "train/cg_damping": region.damping,
+            "train/ent_coef": region.ent_coef,
+        }
         record(self.logger, step, fit, now, self._counts())
 
     def _with_earlier_rollouts(self, newest: Batch) -> Batch:
@@ -435,7 +439,7 @@ class TRPO(OnPolicyAlgorithm):
             max_kl=schedule(self.target_kl)(self._current_progress_remaining),
             geometry=self.trust_region,
             kl_reduction=self.kl_reduction,
-            ent_coef=self.ent_coef,
+            ent_coef=schedule(self.ent_coef)(self._current_progress_remaining),
             damping=self.cg_damping * self._damping_factor,
             cg_max_steps=self.cg_max_steps,
             cg_tolerance=self.cg_tolerance,

@@ -45,20 +45,42 @@ def test_one_of():
     assert not one_of("sum", "mean")("Mean")
 
 
-@pytest.mark.parametrize("value", [0.1, "lin_0.1", "lin_1e-3", abs, FloatSchedule(0.1)])
+@pytest.mark.parametrize("value", [0.1, "lin_0.1", "lin_1e-3", "lin_0.1_1e-3", abs, FloatSchedule(0.1)])
 def test_schedules(value):
     assert schedule_of(number(0, open_low=True))(value)
 
 
 @pytest.mark.parametrize(
-    "value", [0, -0.1, "lin_0", "lin_-1", "lin_", "lin", "", "0.1", "lin_nan", "cos_0.1", None, math.nan]
+    "value",
+    [
+        0,
+        -0.1,
+        "lin_0",
+        "lin_-1",
+        "lin_",
+        "lin",
+        "",
+        "0.1",
+        "lin_nan",
+        "lin_0.1_-1",
+        "lin_0.1_0.2_0.3",
+        "cos_0.1",
+        None,
+        math.nan,
+    ],
 )
 def test_not_schedules(value):
     assert not schedule_of(number(0, open_low=True))(value)
 
 
 @pytest.mark.parametrize(
-    "value, at", [(0.02, (0.02, 0.02, 0.02)), ("lin_0.02", (0.02, 0.01, 0.0)), (lambda p: p * p, (1.0, 0.25, 0.0))]
+    "value, at",
+    [
+        (0.02, (0.02, 0.02, 0.02)),
+        ("lin_0.02", (0.02, 0.01, 0.0)),
+        ("lin_0_-0.01", (0.0, -0.005, -0.01)),
+        (lambda p: p * p, (1.0, 0.25, 0.0)),
+    ],
 )
 def test_schedule_over_the_progress_remaining(value, at):
     assert [schedule(value)(progress) for progress in (1.0, 0.5, 0.0)] == pytest.approx(at)

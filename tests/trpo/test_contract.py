@@ -217,7 +217,7 @@ VARIANTS = {
     "thinned_update": (BOX, {"sub_sampling_factor": 3}),
     "raw_advantages": (BOX, {"normalize_advantage": False}),
     "schedules": (BOX, {"learning_rate": LinearSchedule(1e-2, 1e-3, 1.0), "target_kl": LinearSchedule(0.1, 0.01, 1.0)}),
-    "schedules_in_words": (BOX, {"learning_rate": "lin_0.02", "target_kl": "lin_0.02"}),
+    "schedules_in_words": (BOX, {"learning_rate": "lin_0.02", "target_kl": "lin_0.02_0.01", "ent_coef": "lin_0_-0.1"}),
 }
 
 
@@ -361,14 +361,16 @@ def test_schedules_are_followed(space_env, tiny):
 
     def note(local_variables, global_variables):
         values = local_variables["self"].logger.name_to_value
-        seen.append((values.get("train/learning_rate"), values.get("train/target_kl")))
+        seen.append(tuple(values.get(f"train/{name}") for name in ("learning_rate", "target_kl", "ent_coef")))
         return True
 
-    model = tiny(space_env(VECTOR, BOX), learning_rate="lin_0.02", target_kl=lambda progress: 0.04 * progress)
+    schedules = {"learning_rate": "lin_0.02", "target_kl": lambda progress: 0.04 * progress, "ent_coef": "lin_0_-0.4"}
+    model = tiny(space_env(VECTOR, BOX), **schedules)
     model.learn(64, callback=ConvertCallback(note), log_interval=1000)
     note({"self": model}, {})
-    rates, regions = zip(*dict.fromkeys(row for row in seen if None not in row), strict=True)
+    rates, regions, weights = zip(*dict.fromkeys(row for row in seen if None not in row), strict=True)
     assert rates == pytest.approx((0.015, 0.01, 0.005, 0.0)) and regions == pytest.approx((0.03, 0.02, 0.01, 0.0))
+    assert weights == pytest.approx((-0.1, -0.2, -0.3, -0.4))
     assert model.logger.name_to_value["train/update_status"] == "no_region"
 
 

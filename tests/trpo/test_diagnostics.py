@@ -48,6 +48,7 @@ NUMBERS = {
     "train/line_search_failures",
     "train/skipped_updates",
     "train/effective_sample_share",
+    "train/ent_coef",
     "train/entropy",
     "train/explained_variance",
     "train/value_loss",

@@ -1,6 +1,6 @@
 """
-``hyperparams/trpo_ext.yml``: settings of our own where they were tuned, elsewhere RL Zoo's for sb3-contrib's TRPO with the
-KL converted to a sum over dimensions.
+``hyperparams/trpo_ext.yml``: settings of our own where they were tuned, elsewhere RL Zoo's for sb3-contrib's TRPO with
+the KL converted to a sum over dimensions.
 """
 
 import importlib.util
@@ -22,7 +22,11 @@ THEIR_DEFAULTS = inspect.signature(sb3_contrib.TRPO).parameters
 FOR_THE_ZOO = {"n_envs", "n_timesteps", "normalize", "env_wrapper", "frame_stack"}
 #: Ours: searched for, and measured in docs/benchmark.md.
 TUNED = {
-    *(f"{name}-{v}" for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Swimmer", "Walker2d") for v in ("v4", "v5")),
+    *(
+        f"{name}-{v}"
+        for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Swimmer", "Walker2d")
+        for v in ("v4", "v5")
+    ),
 }
 #: What RL Zoo's TRPO has not, in any version, converted from its settings of similar environments.
 ADDED = {"atari", "Reacher-v5", "InvertedDoublePendulum-v5", "InvertedPendulum-v5"}

@@ -7,7 +7,6 @@ times as many updates of the same number of samples. Advantages and returns of e
 the present critic and corrected for the present policy by V-trace (Espeholt et al. 2018, arXiv:1802.01561, section 4).
 """
 
-from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -43,29 +42,26 @@ class Rollout:
 
 
 class EarlierRollouts:
-    """
-    The last few rollouts.
+    """The last few rollouts, the oldest first."""
 
-    :param count: how many are kept, ≥ 0
-    """
-
-    def __init__(self, count: int):
-        self._rollouts: deque[Rollout] = deque(maxlen=count)
+    def __init__(self) -> None:
+        self._rollouts: list[Rollout] = []
 
     def __len__(self) -> int:
         return len(self._rollouts)
 
-    def add(self, rollout: Rollout) -> None:
+    def add(self, rollout: Rollout, count: int) -> None:
         """
         Keep one more, and forget the oldest when there are too many.
 
         :param rollout: as long as the others, of as many environments
+        :param count: how many are kept, ≥ 1
         """
-        self._rollouts.append(rollout)
+        self._rollouts = [*self._rollouts, rollout][-count:]
 
     def clear(self) -> None:
         """Forget all."""
-        self._rollouts.clear()
+        self._rollouts = []
 
     @torch.no_grad()
     def corrected(self, actor: Actor, critic: Critic, gamma: float, gae_lambda: float) -> Batch:

@@ -198,7 +198,7 @@ def trust_region_step(actor: Actor, batch: Batch, region: TrustRegion) -> Policy
     Move θ once, by the practical algorithm (sections 5 and 6, appendix C), or leave it bit for bit as it was.
 
     :param actor: its parameters are written when, and only when, the status is ``ACCEPTED``
-    :param batch: finite observations, actions and (normalised) advantages of one rollout
+    :param batch: finite observations, actions and (normalised) advantages
     :param region: settings
     """
     started = time.perf_counter()

@@ -25,6 +25,7 @@ from sb3_trpo_ext.common.actor import Actor
 from sb3_trpo_ext.common.batch import Batch, full_batch
 from sb3_trpo_ext.common.critic import Critic, CriticFit, fit_by_gradient_descent, fit_in_trust_region
 from sb3_trpo_ext.common.diagnostics import record
+from sb3_trpo_ext.common.observations import each
 from sb3_trpo_ext.common.rollout import (
     NormalizationKeeper,
     acting_on_finite_observations,
@@ -78,7 +79,7 @@ RULES = (
         "0.8 is usual; each trial takes this fraction of the one before.",
     ),
     Rule("line_search_max_iter", whole(0), "a whole number >= 0", "0 takes the natural gradient step unsearched."),
-    Rule("n_critic_updates", whole(1), "a whole number >= 1", "It counts the critic's passes over a rollout."),
+    Rule("n_critic_updates", whole(1), "a whole number >= 1", "It counts the critic's passes over its samples."),
     Rule("ent_coef", schedule_of(number(-math.inf)), "a finite number or a schedule", _SCHEDULE),
     Rule("sde_sample_freq", whole(-1), "a whole number >= -1", "-1 draws new noise once per rollout."),
     Rule("stats_window_size", whole(1), "a whole number >= 1", "It counts episodes; 100 is usual."),
@@ -125,6 +126,7 @@ class TRPO(OnPolicyAlgorithm):
     4. Images and dictionaries have separate features extractors by default.
     5. A rollout with NaN or infinity is skipped, counted and logged.
     6. The policy is in evaluation mode (dropout off, batch statistics fixed) during its update, as in the rollout.
+    7. ``target_kl`` is 0.02 for each action dimension unless it is given; sb3-contrib's 0.01 is 0.01 for each.
 
     :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", or an actor-critic policy class
     :param env: environment, vectorised environment, or the id of a registered one
@@ -139,16 +141,17 @@ class TRPO(OnPolicyAlgorithm):
     :param line_search_shrinking_factor: in (0, 1). Higher searches more finely.
     :param line_search_max_iter: trials of the line search; 0 takes the full step (natural policy gradient), whose KL
         may exceed ``target_kl``
-    :param n_critic_updates: passes of the critic over each rollout; with ``critic="trust_region"`` its number of
-        steps, of which 3 to 6 are enough
+    :param n_critic_updates: passes of the critic over the samples of an update; with ``critic="trust_region"`` its
+        number of steps, of which 3 to 6 are enough
     :param gae_lambda: in [0, 1]. Higher means less bias and more variance of the advantages.
     :param use_sde: generalized state-dependent exploration (Box only)
     :param sde_sample_freq: steps between new exploration noise for gSDE; −1 for once per rollout
     :param rollout_buffer_class: None for SB3's own
     :param rollout_buffer_kwargs: passed to the buffer
-    :param normalize_advantage: to mean 0 and standard deviation 1, over each rollout
+    :param normalize_advantage: to mean 0 and standard deviation 1, over the samples of an update
     :param target_kl: δ > 0 in nats, the size of the trust region: a number, a schedule or ``"lin_0.02"``. Higher learns
-        faster until it becomes unstable. None is 0.02 for each action dimension (0.02 with ``kl_reduction="mean"``).
+        faster until it becomes unstable. None is 0.02 for each action dimension, and 0.02 in all with
+        ``kl_reduction="mean"`` or a Euclidean region.
     :param sub_sampling_factor: the policy's whole update (gradient, curvature and line search) uses every k-th sample
         only, as sb3-contrib's, which shuffles them first
     :param stats_window_size: episodes over which the logged return is averaged
@@ -288,16 +291,12 @@ class TRPO(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         check(self, RULES)
         self._check_sizes()
-        if self.target_kl is None:
-            # A sum over dimensions grows with their number; the step in each of them is to be as large everywhere.
-            summed = get_action_dim(self.action_space) if self.kl_reduction == "sum" else 1
-            self.target_kl = KL_PER_DIMENSION * summed
         super()._setup_model()
         self.policy.set_training_mode(False)  # tracing must not move batch statistics or draw random numbers
         self.actor = Actor(self.policy, self.fast_kernels)
         self._critic = Critic(self.policy, self.actor, self.lr_schedule(1), self.fast_kernels)
         self.policy.set_training_mode(True)
-        self._earlier = EarlierRollouts(self.rollouts_per_update - 1)
+        self._earlier = EarlierRollouts()
         if self.cg_preconditioner == "kfac" and not self._has_dense_actor():
             raise ValueError(
                 'TRPO(cg_preconditioner="kfac") needs an actor of dense layers alone and fast_kernels=True, got a '
@@ -321,6 +320,11 @@ class TRPO(OnPolicyAlgorithm):
         if not isinstance(self.action_space, ACTION_SPACES):
             names = ", ".join(space.__name__ for space in ACTION_SPACES)
             raise ValueError(f"TRPO(env=...) must have an action space of type {names}, got {self.action_space}.")
+        if self.adaptive_damping and self.cg_damping == 0:
+            raise ValueError(
+                "TRPO(adaptive_damping=True) must have a cg_damping above 0, got 0, which doubling leaves at 0. Set "
+                "cg_damping=0.1."
+            )
         samples = self.n_steps * self.n_envs
         if self.normalize_advantage and samples <= self.sub_sampling_factor:
             raise ValueError(
@@ -328,10 +332,12 @@ class TRPO(OnPolicyAlgorithm):
                 f"n_steps={self.n_steps}, {self.n_envs} environment(s) and sub_sampling_factor="
                 f"{self.sub_sampling_factor}. Raise n_steps or set normalize_advantage=False."
             )
+        samples *= self.rollouts_per_update
         if samples > self.batch_size and samples % self.batch_size:
             warnings.warn(
-                f"batch_size={self.batch_size} does not divide n_steps * n_envs = {samples}: the last minibatch of the "
-                f"critic's every pass has {samples % self.batch_size} samples. Choose a factor of {samples}.",
+                f"batch_size={self.batch_size} does not divide n_steps * n_envs * rollouts_per_update = {samples}: "
+                f"the last minibatch of the critic's every pass has {samples % self.batch_size} samples. Choose a "
+                f"factor of {samples}.",
                 stacklevel=4,
             )
 
@@ -370,6 +376,8 @@ class TRPO(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         if self.rollouts_per_update > 1:
             batch = self._with_earlier_rollouts(batch)
+        else:
+            self._earlier.clear()
         samples = batch.every(self.sub_sampling_factor)
         if self.normalize_advantage:
             samples = samples.normalized()
@@ -395,6 +403,14 @@ class TRPO(OnPolicyAlgorithm):
 
     def _with_earlier_rollouts(self, newest: Batch) -> Batch:
         """The newest rollout and those before it, and remember the newest for the next updates."""
+        started = time.perf_counter()
+        rows = len(newest.advantages) * (1 + len(self._earlier))
+        with torch_threads(self.num_threads, rows, count(self.actor.parameters)):
+            batch = self._joined(newest)
+        record(self.logger, {"time/earlier_rollouts_seconds": time.perf_counter() - started})
+        return batch
+
+    def _joined(self, newest: Batch) -> Batch:
         buffer = self.rollout_buffer
         with torch.no_grad():
             log_prob = self.actor.family(newest.observations).log_prob(self.actor.family_actions(newest.actions))
@@ -406,13 +422,13 @@ class TRPO(OnPolicyAlgorithm):
             log_prob,
             buffer.to_torch(buffer.rewards),
             torch.as_tensor(ends, device=self.device),
-            obs_as_tensor(self._last_obs, self.device),
+            each(torch.clone, obs_as_tensor(self._last_obs, self.device)),  # some environments write into theirs
         )
         batch = replace(newest, old_log_prob=log_prob)
         if self._earlier:
             earlier = self._earlier.corrected(self.actor, self._critic, self.gamma, self.gae_lambda)
             batch = batch.followed_by(earlier)
-        self._earlier.add(rollout)
+        self._earlier.add(rollout, self.rollouts_per_update - 1)
         return batch
 
     def _setup_learn(
@@ -423,8 +439,8 @@ class TRPO(OnPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        if reset_num_timesteps:
-            self._earlier.clear()  # another training, and perhaps another environment
+        if reset_num_timesteps or self._last_obs is None:
+            self._earlier.clear()  # another training, or another environment
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _fit_critic(self, batch: Batch) -> CriticFit:
@@ -434,9 +450,8 @@ class TRPO(OnPolicyAlgorithm):
 
     def _trust_region(self) -> TrustRegion:
         """The settings as they are now; they may have changed since the last update."""
-        assert self.target_kl is not None  # since the model was set up
         return TrustRegion(
-            max_kl=schedule(self.target_kl)(self._current_progress_remaining),
+            max_kl=schedule(self._target_kl())(self._current_progress_remaining),
             geometry=self.trust_region,
             kl_reduction=self.kl_reduction,
             ent_coef=schedule(self.ent_coef)(self._current_progress_remaining),
@@ -448,6 +463,14 @@ class TRPO(OnPolicyAlgorithm):
             shrink=self.line_search_shrinking_factor,
             max_trials=self.line_search_max_iter,
         )
+
+    def _target_kl(self) -> float | str | Schedule:
+        """The setting, or its default."""
+        if self.target_kl is not None:
+            return self.target_kl
+        # A sum over dimensions grows with their number; the step in each of them is to be as large everywhere.
+        summed = self.kl_reduction == "sum" and self.trust_region == "kl"
+        return KL_PER_DIMENSION * (get_action_dim(self.action_space) if summed else 1)
 
     def _skip_update(self, bad: list[str]) -> None:
         self._n_skipped_updates += 1

@@ -335,6 +335,16 @@ def test_damping_doubles_with_each_failure_and_returns_with_each_success(adaptiv
     assert factors == pytest.approx([1, 2, 4, 8, 4, 2, 1] if adaptive else [1] * 7)
 
 
+def test_damping_that_adapts_is_saved_and_cannot_be_zero(make_env, tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr(step, "backtrack", never_satisfied)
+    model = tiny(make_env(), adaptive_damping=True).learn(32)
+    model.save(tmp_path / "model")
+    loaded = TRPO.load(tmp_path / "model", env=model.get_env()).learn(16, reset_num_timesteps=False)
+    assert loaded.logger.name_to_value["train/cg_damping"] == pytest.approx(0.4)
+    with pytest.raises(ValueError, match=r"TRPO\(adaptive_damping=True\) must have a cg_damping above 0, got 0"):
+        tiny(make_env(), adaptive_damping=True, cg_damping=0.0)
+
+
 def test_damping_has_a_ceiling_and_changes_with_the_quadratic_model_only():
     factor = 1.0
     for _ in range(12):

@@ -7,8 +7,10 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecFrameStack
 
 from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.common.critic import fit_by_gradient_descent
 from sb3_trpo_ext.kernels.line_search import LineSearchResult
 from sb3_trpo_ext.trpo import step, trpo
 from sb3_trpo_ext.trpo.reuse import EarlierRollouts, Rollout
@@ -64,10 +66,10 @@ def by_definition(model, rollout):
 @pytest.mark.parametrize("likelier", [0.0, 1.0], ids=["on_policy", "off_policy"])
 def test_correction_equals_the_definition(likelier, space_env, tiny):
     model = tiny(space_env(VECTOR, BOX))
-    earlier = EarlierRollouts(2)
+    earlier = EarlierRollouts()
     rollouts = [make_rollout(model, 6, 3, seed, likelier) for seed in range(3)]
     for one in rollouts:
-        earlier.add(one)
+        earlier.add(one, 2)
     batch = earlier.corrected(model.actor, model._critic, GAMMA, LAMBDA)
     expected = [by_definition(model, one) for one in rollouts[1:]]  # the oldest is forgotten
     torch.testing.assert_close(batch.advantages, torch.cat([one[0] for one in expected]), rtol=1e-4, atol=1e-5)
@@ -93,14 +95,16 @@ def watched(monkeypatch, model, steps):
 def test_while_nothing_changes_earlier_samples_are_what_they_were(environment, monkeypatch):
     """Same policy and critic: V-trace is GAE, as SB3's buffer computed it when the rollout was the newest."""
     monkeypatch.setattr(step, "backtrack", nothing_accepted)
-    settings = {"n_steps": 64, "learning_rate": 0.0, "normalize_advantage": False, "seed": 0, "device": "cpu"}
-    model = TRPO("MlpPolicy", make_vec_env(environment, 3, seed=0), batch_size=64, rollouts_per_update=3, **settings)
-    batches = watched(monkeypatch, model, 5 * 192)
-    assert [len(batch.advantages) for batch in batches] == [192, 384, 576, 576, 576]
-    newest = [slice_of(batch, 0, 192) for batch in batches]
+    # CartPole's episodes end anywhere, every second one of Pendulum's rollouts ends with its episodes, at 200 steps.
+    settings = {"n_steps": 100, "learning_rate": 0.0, "normalize_advantage": False, "seed": 0, "device": "cpu"}
+    model = TRPO("MlpPolicy", make_vec_env(environment, 3, seed=0), batch_size=100, rollouts_per_update=3, **settings)
+    batches = watched(monkeypatch, model, 5 * 300)
+    assert [len(batch.advantages) for batch in batches] == [300, 600, 900, 900, 900]
+    assert environment != "Pendulum-v1" or any(bool(one.ends[-1].all()) for one in model._earlier._rollouts)
+    newest = [slice_of(batch, 0, 300) for batch in batches]
     for i in (2, 3, 4):
         for position, origin in ((1, i - 2), (2, i - 1)):  # the oldest first
-            again = slice_of(batches[i], position * 192, (position + 1) * 192)
+            again = slice_of(batches[i], position * 300, (position + 1) * 300)
             for part in ("advantages", "returns", "values", "old_log_prob"):
                 expected, found = getattr(newest[origin], part), getattr(again, part)
                 torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -111,6 +115,29 @@ def test_while_nothing_changes_earlier_samples_are_what_they_were(environment, m
 def slice_of(batch, start, end):
     parts = ("observations", "actions", "advantages", "returns", "values", "old_log_prob")
     return replace(batch, **{part: getattr(batch, part)[start:end] for part in parts})
+
+
+def test_critic_and_actor_learn_from_the_same_samples(space_env, tiny, monkeypatch):
+    fitted = []
+
+    def watch(critic, batch, *rest):
+        fitted.append(batch)
+        return fit_by_gradient_descent(critic, batch, *rest)
+
+    monkeypatch.setattr(trpo, "fit_by_gradient_descent", watch)
+    model = tiny(space_env(VECTOR, BOX), rollouts_per_update=3, normalize_advantage=False)
+    for batch, of_critic in zip(watched(monkeypatch, model, 64), fitted, strict=True):
+        assert batch is of_critic
+
+
+def test_every_kth_sample_keeps_who_acted(space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX))
+    earlier = EarlierRollouts()
+    earlier.add(make_rollout(model, 6, 3, 0, 1.0), 1)
+    batch = earlier.corrected(model.actor, model._critic, GAMMA, LAMBDA)
+    thinned = batch.every(4)
+    for part in ("observations", "actions", "advantages", "returns", "values", "old_log_prob"):
+        assert torch.equal(getattr(thinned, part), getattr(batch, part)[::4])
 
 
 def test_first_update_is_that_of_trpo_without_reuse(space_env, tiny, bits):
@@ -161,6 +188,61 @@ def test_earlier_rollouts_are_forgotten_when_training_starts_anew(space_env, tin
     assert len(loaded._earlier) == 2
     model.learn(16)
     assert len(model._earlier) == 1
+    model.set_env(space_env(VECTOR, BOX, scale=100.0))
+    model.learn(16, reset_num_timesteps=False)
+    assert len(model._earlier) == 1, "another environment may have other rewards"
+
+
+def test_number_of_rollouts_may_change(space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX)).learn(32)
+    assert len(model._earlier) == 0
+    for count, kept in ((4, 2), (2, 1), (1, 0)):
+        model.rollouts_per_update = count
+        model.learn(32, reset_num_timesteps=False)
+        assert len(model._earlier) == kept
+
+
+def test_nothing_of_a_rollout_is_the_environments_own_memory(bits):
+    environment = VecFrameStack(make_vec_env("CartPole-v1", 2, seed=0), 2)
+    model = TRPO("MlpPolicy", environment, n_steps=16, batch_size=16, rollouts_per_update=3, seed=0, device="cpu")
+    model.learn(32)
+    before = bits(model._earlier._rollouts[-1].last_observations)
+    environment.reset()
+    assert bits(model._earlier._rollouts[-1].last_observations) == before
+
+
+def test_earlier_rollouts_are_read_with_the_threads_of_an_update(space_env, tiny, monkeypatch):
+    seen = []
+
+    def watch(*arguments):
+        seen.append(torch.get_num_threads())
+        return corrected(*arguments)
+
+    corrected = EarlierRollouts.corrected
+    monkeypatch.setattr(EarlierRollouts, "corrected", watch)
+    torch.set_num_threads(2)
+    try:
+        model = tiny(space_env(VECTOR, BOX), rollouts_per_update=2).learn(48)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert seen == [1, 1]
+    assert model.logger.name_to_value["time/earlier_rollouts_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "rest"),
+    [
+        ({"n_steps": 192, "batch_size": 128, "rollouts_per_update": 2}, None),
+        ({"n_steps": 100, "batch_size": 128, "rollouts_per_update": 4}, 16),
+        ({"n_steps": 100, "batch_size": 128}, None),
+        ({"n_steps": 200, "batch_size": 128}, 72),
+    ],
+)
+def test_warning_about_the_last_minibatch_counts_all_rollouts(settings, rest, space_env, tiny, recwarn):
+    tiny(space_env(VECTOR, BOX), **settings)
+    warned = [str(one.message) for one in recwarn if "does not divide" in str(one.message)]
+    assert [f"has {rest} samples" in text for text in warned] == ([] if rest is None else [True])
 
 
 def test_spoilt_rollout_is_not_kept(space_env, tiny):

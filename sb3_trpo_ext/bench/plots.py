@@ -25,7 +25,7 @@ Curves = Mapping[str, Mapping[str, Sequence[Result]]]
 def colours(labels: Sequence[str]) -> dict[str, str]:
     """
     :param labels: to tell apart
-    :return: the same colour for the same algorithm in every picture
+    :return: known algorithms have a colour of their own, others get what is left in their order
     """
     left = [colour for colour in COLOURS if colour not in {FIXED[label] for label in labels if label in FIXED}]
     others = [label for label in labels if label not in FIXED]

@@ -393,7 +393,7 @@ def circumstances(documents: Sequence[Document]) -> list[str]:
             versions.setdefault(name, set()).add(version)
     used = ", ".join(f"{name} {' / '.join(sorted(found))}" for name, found in versions.items())
     return [
-        f"{len(documents)} runs, one torch thread each.",
+        f"{len(documents)} runs, one torch thread each unless measured otherwise.",
         f"Commits: {', '.join(sorted(commits)) or UNKNOWN}.",
         f"Versions: {used or UNKNOWN}.",
         f"Machine: {'; '.join(sorted(processors)) or UNKNOWN}.",

@@ -68,6 +68,15 @@ def test_variants_of_another_baseline(tmp_path, results):
     assert "Variants" not in (tmp_path / "learning.md").read_text()
 
 
+def test_a_variant_is_compared_over_what_it_shares_with_the_baseline(tmp_path, stored, results):
+    """Whatever tasks the other variants lack."""
+    stored(results, "both", "CartPole-v1", 20_000, [500.0], algo="trpo_ext", params={"gamma": 0.9})
+    stored(results, "both", "Pendulum-v1", 40_000, [-150.0], algo="trpo_ext", params={"gamma": 0.9})
+    main(["report", "--results", str(results), "--out", str(tmp_path), "--baseline", "trpo_ext"])
+    # (500 − 457.5) / (500 − 24.5) = 0.09 and half of Pendulum's scale.
+    assert row((tmp_path / "learning.md").read_text(), "Variants of trpo_ext", "both")[-1] == "0.29"
+
+
 def test_settings_of_a_variant():
     def run(environment, defaults=False, **params):
         return Run("trpo_ext", environment, 1000, 0, "mine", params, defaults)
@@ -102,9 +111,11 @@ def measured_otherwise(contents):
     return strip
 
 
-def test_what_is_not_known_is_left_out(tmp_path, stored, measured_otherwise):
+def test_what_is_not_known_is_left_out(tmp_path, stored, contents, measured_otherwise):
     out = tmp_path / "out"
     runs = stored(tmp_path / "r", "trpo", "CartPole-v1", 20_000, [300.0, 400.0])
+    path = runs[0].path(tmp_path / "r")
+    path.write_text(json.dumps({**contents(path), "all_settings": {"gamma": 0.9}, "zoo_settings": {"gamma": 0.9}}))
     measured_otherwise(runs[1].path(tmp_path / "r"))
     main(["report", "--results", str(tmp_path / "r"), "--out", str(out)])
     text = (out / "learning.md").read_text()

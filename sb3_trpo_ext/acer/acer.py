@@ -14,7 +14,6 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -26,7 +25,7 @@ from sb3_trpo_ext.common.acting import acting
 from sb3_trpo_ext.common.diagnostics import record
 from sb3_trpo_ext.common.network import PlainNetwork, actor_network
 from sb3_trpo_ext.common.rollout import NormalizationKeeper, warn_of_skipped_rollout
-from sb3_trpo_ext.common.saving import saved_settings
+from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
 from sb3_trpo_ext.common.settings import Rule, check, number, one_of, schedule, schedule_of, whole
 from sb3_trpo_ext.common.threads import torch_threads
 
@@ -270,9 +269,7 @@ class ACER(OnPolicyAlgorithm):
         :param exact_match: whether everything must be there
         :param device: for what a file holds
         """
-        parameters: Any = load_path_or_dict
-        if not isinstance(parameters, dict):
-            parameters = load_from_zip_file(parameters, device=device, load_data=False)[1]
+        parameters = saved_parameters(load_path_or_dict, device)
         saved = parameters.get("policy.optimizer")
         if saved is not None and "optimizer_class" not in self.policy_kwargs:
             parameters = parameters | {"policy.optimizer": self._usable(saved)}

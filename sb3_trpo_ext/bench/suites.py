@@ -28,15 +28,9 @@ BOX2D = (
     Task("LunarLanderContinuous-v3", 200_000),
     Task("BipedalWalker-v3", 1_000_000),
 )
-MUJOCO = tuple(
-    Task(f"{name}-v4", 1_000_000) for name in ("HalfCheetah", "Ant", "Hopper", "Walker2d", "Humanoid", "Swimmer")
-)
-MUJOCO_V5 = tuple(
-    Task(f"{name}-v5", 1_000_000)
-    for name in (
-        "HalfCheetah", "Ant", "Hopper", "Walker2d", "Humanoid", "Swimmer", "Reacher", "InvertedDoublePendulum",
-    )
-)  # fmt: skip
+LOCOMOTION = ("HalfCheetah", "Ant", "Hopper", "Walker2d", "Humanoid", "Swimmer")
+MUJOCO = tuple(Task(f"{name}-v4", 1_000_000) for name in LOCOMOTION)
+MUJOCO_V5 = tuple(Task(f"{name}-v5", 1_000_000) for name in (*LOCOMOTION, "Reacher", "InvertedDoublePendulum"))
 SUITES = {
     # Minutes, and far from solved at the end: a return at its ceiling would tell nothing.
     "quick": (Task("CartPole-v1", 20_000), Task("Pendulum-v1", 40_000)),

@@ -1,4 +1,4 @@
-"""What a saved model says about itself, without running anything that the file holds."""
+"""What is in a saved model."""
 
 import io
 import json
@@ -6,7 +6,8 @@ import pathlib
 import zipfile
 from typing import Any
 
-from stable_baselines3.common.save_util import open_path
+import torch
+from stable_baselines3.common.save_util import load_from_zip_file, open_path
 
 
 def saved_settings(path: str | pathlib.Path | io.BufferedIOBase, algorithm: str, own: str) -> dict[str, Any]:
@@ -42,3 +43,16 @@ def saved_settings(path: str | pathlib.Path | io.BufferedIOBase, algorithm: str,
             f"{path} was saved by another algorithm than {algorithm}. Load it with the class that saved it."
         )
     return settings
+
+
+def saved_parameters(path_or_dict: str | dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """
+    What SB3's ``set_parameters`` was given, read from the file if it was a path.
+
+    :param path_or_dict: path of a zip file, or state dictionaries by name
+    :param device: for what a file holds
+    """
+    if isinstance(path_or_dict, dict):
+        return path_or_dict
+    parameters: dict[str, Any] = load_from_zip_file(path_or_dict, device=device, load_data=False)[1]
+    return parameters

@@ -16,7 +16,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
@@ -33,7 +32,7 @@ from sb3_trpo_ext.common.rollout import (
     collect_fast,
     warn_of_skipped_rollout,
 )
-from sb3_trpo_ext.common.saving import saved_settings
+from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
 from sb3_trpo_ext.common.settings import Rule, check, number, one_of, schedule, schedule_of, whole
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.chain import Dense
@@ -411,6 +410,7 @@ class TRPO(OnPolicyAlgorithm):
         return batch
 
     def _joined(self, newest: Batch) -> Batch:
+        """As :meth:`_with_earlier_rollouts`, which sets threads and takes the time."""
         buffer = self.rollout_buffer
         with torch.no_grad():
             log_prob = self.actor.family(newest.observations).log_prob(self.actor.family_actions(newest.actions))
@@ -540,11 +540,7 @@ class TRPO(OnPolicyAlgorithm):
         :param exact_match: require all parameters
         :param device: to load to
         """
-        parameters: dict[str, Any] = (
-            load_path_or_dict
-            if isinstance(load_path_or_dict, dict)
-            else load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1]
-        )
+        parameters = saved_parameters(load_path_or_dict, device)
         optimizer = parameters.get("policy.optimizer")
         everything = list(self.policy.parameters())
         if optimizer is not None and len(optimizer["param_groups"][0]["params"]) == len(everything):

@@ -20,7 +20,7 @@ THEIRS = yaml.safe_load((Path(importlib.util.find_spec("rl_zoo3").origin).parent
 THEIR_DEFAULTS = inspect.signature(sb3_contrib.TRPO).parameters
 #: What RL Zoo takes out of an entry before it calls the constructor.
 FOR_THE_ZOO = {"n_envs", "n_timesteps", "normalize", "env_wrapper", "frame_stack"}
-#: Ours: searched for, and measured in docs/benchmark.md.
+#: Settings of our own; docs/tuning.md says for which of them there was a search.
 TUNED = {
     *(
         f"{name}-{v}"

@@ -22,6 +22,7 @@ THEIR_DEFAULTS = inspect.signature(sb3_contrib.TRPO).parameters
 FOR_THE_ZOO = {"n_envs", "n_timesteps", "normalize", "env_wrapper", "frame_stack"}
 #: Settings of our own; docs/tuning.md says for which of them there was a search.
 TUNED = {
+    "CartPole-v1",
     *(
         f"{name}-{v}"
         for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Swimmer", "Walker2d")

@@ -23,6 +23,7 @@ FOR_THE_ZOO = {"n_envs", "n_timesteps", "normalize", "env_wrapper", "frame_stack
 #: Settings of our own; docs/tuning.md says for which of them there was a search.
 TUNED = {
     "CartPole-v1",
+    "Pendulum-v1",
     *(
         f"{name}-{v}"
         for name in ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Swimmer", "Walker2d")

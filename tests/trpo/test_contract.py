@@ -325,11 +325,12 @@ def test_stacked_images_and_normalized_dictionaries(tiny, bits, tmp_path):
     tiny(dictionary, "MultiInputPolicy").learn(32)
 
 
-def test_subprocesses_give_the_same_training_as_one_process(tiny, bits):
+@pytest.mark.parametrize("rollouts", [1, 3])
+def test_subprocesses_give_the_same_training_as_one_process(tiny, bits, rollouts):
     results = []
     for kind in (DummyVecEnv, SubprocVecEnv):
         environment = make_vec_env("Pendulum-v1", n_envs=2, vec_env_cls=kind)
-        results.append(bits(tiny(environment).learn(64).get_parameters()))
+        results.append(bits(tiny(environment, rollouts_per_update=rollouts).learn(128).get_parameters()))
         environment.close()
     assert results[0] == results[1]
 

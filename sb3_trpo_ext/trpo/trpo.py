@@ -491,7 +491,7 @@ class TRPO(OnPolicyAlgorithm):
         scale = self._scheduled_noise()
         if scale != self._noise_scale:
             with torch.no_grad():
-                self.policy.log_std.add_(math.log(scale / self._noise_scale))
+                self.policy.log_std += math.log(scale / self._noise_scale)
             self._noise_scale = scale
 
     def _fit_critic(self, batch: Batch) -> CriticFit:

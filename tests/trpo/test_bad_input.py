@@ -47,7 +47,6 @@ WRONG = {
     "line_search_max_iter": [-1, 1.5],
     "n_critic_updates": [0, -1],
     "ent_coef": [-INF, NAN, "lots"],
-    "noise_schedule": [0.5, "lin_1", "lin_1_0", "lin_0_1", "exp_1_0.1", float, no_schedule],
     "sde_sample_freq": [-2, 2.5, "often"],
     "stats_window_size": [0, -1],
     "use_sde": ["no", None],
@@ -75,18 +74,6 @@ def make_env(space_env):
 
 def test_every_rule_is_tested():
     assert {rule.argument for rule in RULES} == set(WRONG)
-
-
-def test_noise_schedule_without_a_standard_deviation_is_refused(make_env, tiny):
-    with pytest.raises(ValueError, match=r"TRPO\(noise_schedule=...\) needs a policy with a log_std, got .*Discrete"):
-        tiny(make_env(actions=spaces.Discrete(2)), noise_schedule="lin_1_0.1")
-
-
-def test_noise_schedule_that_falls_to_zero_on_the_way_is_refused(make_env, tiny):
-    model = tiny(make_env(), noise_schedule=lambda progress: abs(progress - 0.5))
-    with pytest.raises(ValueError, match=r"must be above 0 throughout, got 0\.0 at a remaining progress of 0\.5"):
-        model.learn(32)
-    assert all(torch.isfinite(parameter).all() for parameter in model.policy.parameters())
 
 
 @pytest.mark.parametrize(("argument", "value"), [(name, value) for name, values in WRONG.items() for value in values])

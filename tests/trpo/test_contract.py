@@ -1,7 +1,6 @@
 """The contract with Stable-Baselines3: wherever its algorithms work, this one runs, predicts, saves, loads, repeats."""
 
 import inspect
-import math
 from functools import partial
 
 import gymnasium as gym
@@ -219,9 +218,6 @@ VARIANTS = {
     "raw_advantages": (BOX, {"normalize_advantage": False}),
     "schedules": (BOX, {"learning_rate": LinearSchedule(1e-2, 1e-3, 1.0), "target_kl": LinearSchedule(0.1, 0.01, 1.0)}),
     "schedules_in_words": (BOX, {"learning_rate": "lin_0.02", "target_kl": "lin_0.02_0.01", "ent_coef": "lin_0_-0.1"}),
-    "noise_schedule": (BOX, {"noise_schedule": "lin_1_0.1"}),
-    "noise_schedule_gsde": (BOX, {"noise_schedule": "lin_1_0.1", "use_sde": True}),
-    "noise_schedule_earlier_rollouts": (BOX, {"noise_schedule": "lin_1_0.1", "rollouts_per_update": 2}),
 }
 
 
@@ -377,26 +373,6 @@ def test_schedules_are_followed(space_env, tiny):
     assert rates == pytest.approx((0.015, 0.01, 0.005, 0.0)) and regions == pytest.approx((0.03, 0.02, 0.01, 0.0))
     assert weights == pytest.approx((-0.1, -0.2, -0.3, -0.4))
     assert model.logger.name_to_value["train/update_status"] == "no_region"
-
-
-def test_noise_is_scaled_by_the_changes_of_its_schedule(space_env, tiny):
-    still = {"target_kl": 1e-12, "policy_kwargs": {"log_std_init": -1.0}}
-    seen = []
-    model = tiny(space_env(VECTOR, BOX), noise_schedule="lin_2_0.4", **still)
-
-    def note(local_variables, global_variables):
-        seen.append(model.policy.log_std.exp().mean().item() / math.exp(-1))
-        return True
-
-    model.learn(64, callback=ConvertCallback(note))
-    expected = [1.0, 0.8, 0.6, 0.4]  # of what there was, while 16 steps each are collected
-    assert seen == pytest.approx([share for share in expected for _ in range(16)], abs=1e-4)
-    assert model.policy.log_std.exp().tolist() == pytest.approx([0.2 * math.exp(-1)] * 2, abs=1e-4)
-    # Going on is from 1.2 to 0.4, since half of the 128 steps are done; starting again is from 2 to 0.4.
-    model.learn(64, reset_num_timesteps=False)
-    assert model.policy.log_std.exp().tolist() == pytest.approx([0.2 / 3 * math.exp(-1)] * 2, abs=1e-4)
-    model.learn(64)
-    assert model.policy.log_std.exp().tolist() == pytest.approx([0.2 / 15 * math.exp(-1)] * 2, abs=1e-4)
 
 
 def test_schedule_is_never_asked_beyond_the_end(space_env, tiny):

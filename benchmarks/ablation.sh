@@ -48,5 +48,5 @@ variant "$both" damping-tenth cg_damping:0.06
 variant "$both" damping-tenfold cg_damping:6.0
 variant "$both" damping-adaptive adaptive_damping:True
 variant $cheetah horizon-long gamma:0.99 gae_lambda:0.95
-variant $walker horizon-short gamma:0.99 gae_lambda:0.95
+variant $walker horizon-short gamma:0.98 gae_lambda:0.9
 variant "$both" four-rollouts rollouts_per_update:4 n_steps:256 n_critic_updates:5

@@ -57,14 +57,6 @@ def _is_none_or_limit(value: Any) -> bool:
     return value is None or schedule_of(number(0, open_low=True))(value)
 
 
-def _is_none_or_decay(value: Any) -> bool:
-    if value is None:
-        return True
-    if number(-math.inf)(value) or not _is_none_or_limit(value):
-        return False
-    return all(number(0, open_low=True)(schedule(value)(progress)) for progress in (1.0, 0.0))
-
-
 _SCHEDULE = 'It may be a number, a function of the remaining progress, or "lin_0.02" (to 0), "lin_0.02_0.01".'
 RULES = (
     Rule("learning_rate", schedule_of(number(0)), "a number >= 0 or a schedule", _SCHEDULE),
@@ -88,12 +80,6 @@ RULES = (
     Rule("line_search_max_iter", whole(0), "a whole number >= 0", "0 takes the natural gradient step unsearched."),
     Rule("n_critic_updates", whole(1), "a whole number >= 1", "It counts the critic's passes over its samples."),
     Rule("ent_coef", schedule_of(number(-math.inf)), "a finite number or a schedule", _SCHEDULE),
-    Rule(
-        "noise_schedule",
-        _is_none_or_decay,
-        'None, "lin_1_0.1" or a function of the remaining progress, above 0 throughout',
-        "Only its changes matter: from 1 to 0.1 is from what there was to a tenth of it.",
-    ),
     Rule("sde_sample_freq", whole(-1), "a whole number >= -1", "-1 draws new noise once per rollout."),
     Rule("stats_window_size", whole(1), "a whole number >= 1", "It counts episodes; 100 is usual."),
     Rule("use_sde", one_of(True, False), "True or False", "False draws independent noise at each step."),
@@ -182,10 +168,6 @@ class TRPO(OnPolicyAlgorithm):
         ``cg_damping``, and halve it again after each that succeeded; False keeps it
     :param ent_coef: weight of the mean entropy in the objective: a number, a schedule or ``"lin_0_-0.01"``. Higher
         explores more; below 0 the noise is taken away as training goes on, which returns with noise gain from.
-    :param noise_schedule: what the standard deviation of the actions is multiplied by in the course of training, beside
-        what the updates learn about it: None, ``"lin_1_0.1"`` for a tenth of it in the end, or a function of the
-        remaining progress. Only changes count: after each update log σ is moved by the change of the schedule's
-        logarithm (Box actions only).
     :param cg_preconditioner: None, or "kfac" (Kronecker-factored; policies of dense layers), which on Gaussian policies
         takes the conjugate gradient to the same residual in fewer steps
     :param critic: "adam" for minibatch gradient descent with the policy's optimizer, or "trust_region" for Gauss-Newton
@@ -246,7 +228,6 @@ class TRPO(OnPolicyAlgorithm):
         cg_tolerance: float = 1e-4,
         adaptive_damping: bool = False,
         ent_coef: float | str | Schedule = 0.0,
-        noise_schedule: str | Schedule | None = None,
         cg_preconditioner: str | None = None,
         critic: str = "adam",
         critic_max_kl: float = 0.1,
@@ -288,7 +269,6 @@ class TRPO(OnPolicyAlgorithm):
         self.n_critic_updates = n_critic_updates
         self.normalize_advantage = normalize_advantage
         self.target_kl = target_kl
-        self.noise_schedule = noise_schedule
         self.kl_reduction = kl_reduction
         self.trust_region = trust_region
         self.sub_sampling_factor = sub_sampling_factor
@@ -301,7 +281,6 @@ class TRPO(OnPolicyAlgorithm):
         self.fast_kernels = fast_kernels
         self.fast_collection = fast_collection
         self._damping_factor = 1.0
-        self._noise_scale = 1.0
         self._n_line_search_failures = 0
         self._n_skipped_updates = 0
 
@@ -317,11 +296,6 @@ class TRPO(OnPolicyAlgorithm):
         self._critic = Critic(self.policy, self.actor, self.lr_schedule(1), self.fast_kernels)
         self.policy.set_training_mode(True)
         self._earlier = EarlierRollouts()
-        if self.noise_schedule is not None and not hasattr(self.policy, "log_std"):
-            raise ValueError(
-                f"TRPO(noise_schedule=...) needs a policy with a log_std, got a {self.policy_class.__name__} for "
-                f"{self.action_space}. Set it to None."
-            )
         if self.cg_preconditioner == "kfac" and not self._has_dense_actor():
             raise ValueError(
                 'TRPO(cg_preconditioner="kfac") needs an actor of dense layers alone and fast_kernels=True, got a '
@@ -417,7 +391,6 @@ class TRPO(OnPolicyAlgorithm):
         rows = self.batch_size if self.critic == "adam" else len(batch.returns)
         with torch_threads(self.num_threads, rows, count(self._critic.parameters)):
             fit = self._fit_critic(batch)
-        self._scale_noise()
 
         self._n_updates += 1
         now = {
@@ -468,31 +441,7 @@ class TRPO(OnPolicyAlgorithm):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:
             self._earlier.clear()  # another training, or another environment
-        set_up = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        self._update_current_progress_remaining(self.num_timesteps, max(self._total_timesteps, 1))
-        self._noise_scale = self._scheduled_noise()  # going on begins with the noise there is
-        return set_up
-
-    def _scheduled_noise(self) -> float:
-        """What noise_schedule says at this progress."""
-        if self.noise_schedule is None:
-            return 1.0
-        progress = self._current_progress_remaining
-        scale = schedule(self.noise_schedule)(progress)
-        if not number(0, open_low=True)(scale):
-            raise ValueError(
-                f"TRPO(noise_schedule=...) must be above 0 throughout, got {scale} at a remaining progress of "
-                f"{progress:.4g}. Let it end above 0."
-            )
-        return scale
-
-    def _scale_noise(self) -> None:
-        """Multiply σ by the change of noise_schedule since the last update."""
-        scale = self._scheduled_noise()
-        if scale != self._noise_scale:
-            with torch.no_grad():
-                self.policy.log_std += math.log(scale / self._noise_scale)
-            self._noise_scale = scale
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _fit_critic(self, batch: Batch) -> CriticFit:
         if self.critic == "adam":

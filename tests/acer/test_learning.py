@@ -32,8 +32,9 @@ def test_acrobot():
 
 
 def test_lunar_lander():
-    """The aim; not reached or missed yet, for want of a run."""
-    assert final_return("LunarLander-v3", 0, 1_000_000, 16) >= 180
+    """Random actions score about -220."""
+    settings = {"learning_rate": "lin_7e-4", "use_rms_prop": False, "trust_region_delta": 0.05, "ent_coef": 0.003}
+    assert final_return("LunarLander-v3", 0, 1_000_000, 8, normalize=True, **settings) >= 180
 
 
 def test_pendulum():

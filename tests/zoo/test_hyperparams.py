@@ -111,7 +111,8 @@ def test_kl_and_damping_are_scaled_by_the_action_dimension(name, built):
     assert built[name]["class"].startswith("sb3_trpo_ext")
     assert built[name]["steps"] == OURS[name]["n_timesteps"]
     if name in TUNED:
-        per_dimension = float(str(OURS[name]["target_kl"]).removeprefix("lin_").split("_")[0]) / built[name]["dimensions"]
+        start = float(str(OURS[name]["target_kl"]).removeprefix("lin_").split("_")[0])
+        per_dimension = start / built[name]["dimensions"]
         assert 0.01 <= per_dimension <= 0.1 and round(per_dimension, 3) == pytest.approx(per_dimension)
     elif name in ADDED:
         assert OURS[name]["target_kl"] == pytest.approx(0.01 * built[name]["dimensions"])

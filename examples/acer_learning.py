@@ -14,6 +14,7 @@ import ast
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +30,20 @@ parser.add_argument("--timesteps", type=int, required=True)
 parser.add_argument("--n-envs", type=int, default=1)
 parser.add_argument("--seeds", type=int, nargs="+", default=[0])
 parser.add_argument("--normalize", action="store_true", help="observations and rewards, with VecNormalize")
-parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="arguments of ACER, as Python literals")
+parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="arguments of ACER")
 parser.add_argument("--results", type=Path, metavar="FILE")
+
+
+def literal(setting: str) -> tuple[str, Any]:
+    """
+    :param setting: NAME=VALUE
+    :return: the name, and the value as Python reads it, or as text if it is no literal, such as lin_7e-4
+    """
+    name, _, value = setting.partition("=")
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
 
 
 def train(arguments: argparse.Namespace, seed: int) -> dict[str, float]:
@@ -42,7 +55,7 @@ def train(arguments: argparse.Namespace, seed: int) -> dict[str, float]:
     :return: "training" and "evaluation", mean returns; "spread", standard deviation of the 100 evaluation episodes;
         "seconds" of training
     """
-    settings = {name: ast.literal_eval(value) for name, _, value in (each.partition("=") for each in arguments.set)}
+    settings = dict(literal(each) for each in arguments.set)
     env = make_vec_env(arguments.env, arguments.n_envs, seed=seed)
     test = make_vec_env(arguments.env, 10, seed=1000 + seed)
     if arguments.normalize:

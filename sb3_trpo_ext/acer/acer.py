@@ -94,7 +94,7 @@ class ACER(OnPolicyAlgorithm):
         ``"lin_0.0007"``
     :param n_steps: T, steps per environment and sequence. Higher looks further ahead and updates less often.
     :param replay_ratio: mean of the Poisson-distributed number of replays per on-policy update. Higher learns more from
-        each step, and takes more time; 0 is on-policy only.
+        each step, and takes more time; 0 is on-policy only, and stores nothing.
     :param replay_start: steps of all environments before the first replay
     :param buffer_size: steps kept for replay, of all environments
     :param gamma: discount, in [0, 1]
@@ -218,7 +218,7 @@ class ACER(OnPolicyAlgorithm):
         self._network: PlainNetwork | None = actor_network(self.policy)
         self._normalizer = usable_normalizer(self._vec_normalize_env, self.observation_space)
         self.replay_buffer = SequenceReplayBuffer(
-            self.buffer_size,
+            self.buffer_size if self.replay_ratio > 0 else 0,
             self.n_steps,
             self.n_envs,
             self.observation_space,
@@ -229,9 +229,11 @@ class ACER(OnPolicyAlgorithm):
     def _optimizer(self) -> torch.optim.Optimizer:
         """The one that the constructor's arguments ask for, in its form for many small tensors."""
         parameters, learning_rate = self.policy.parameters(), self.lr_schedule(1)
+        given = self.policy_kwargs.get("optimizer_kwargs") or {}
         if self.use_rms_prop:
-            return torch.optim.RMSprop(parameters, learning_rate, alpha=0.99, eps=self.rms_prop_eps, foreach=True)
-        return torch.optim.Adam(parameters, learning_rate, eps=1e-5, fused=True)
+            settings = {"alpha": 0.99, "eps": self.rms_prop_eps, "foreach": True} | given
+            return torch.optim.RMSprop(parameters, learning_rate, **settings)
+        return torch.optim.Adam(parameters, learning_rate, **({"eps": 1e-5, "fused": True} | given))
 
     def _check_spaces_and_policy(self) -> None:
         space = self.action_space
@@ -248,10 +250,13 @@ class ACER(OnPolicyAlgorithm):
         if self.policy_kwargs.get("use_sde"):
             raise ValueError("ACER has no state-dependent exploration. Leave use_sde out of policy_kwargs.")
 
-        if self.replay_ratio > 0 and self.replay_start > self.buffer_size:
+        rollout = self.n_steps * self.n_envs
+        kept = max(1, self.buffer_size // rollout) * rollout
+        if self.replay_ratio > 0 and self.replay_start > kept:
             raise ValueError(
-                f"ACER(replay_start=...) must be at most buffer_size={self.buffer_size}, got {self.replay_start}: "
-                "replay would never start. Lower it, or set replay_ratio=0 for no replay."
+                f"ACER(replay_start=...) must be at most what the replay buffer holds, got {self.replay_start}: replay "
+                f"would never start. With buffer_size={self.buffer_size} that is {kept} steps, in whole rollouts of "
+                f"n_steps × n_envs = {rollout}. Lower it, raise buffer_size, or set replay_ratio=0 for no replay."
             )
 
     def _n_statistics(self) -> int:
@@ -274,6 +279,8 @@ class ACER(OnPolicyAlgorithm):
         if saved is not None and "optimizer_class" not in self.policy_kwargs:
             parameters = parameters | {"policy.optimizer": self._usable(saved)}
         super().set_parameters(parameters, exact_match, device)
+        if isinstance(self.action_space, spaces.Box) and not self.learn_std:
+            self.average_policy.log_std.copy_(self.policy.log_std.detach())  # it would never follow
 
     def _usable(self, saved: dict[str, Any]) -> dict[str, Any]:
         """The saved state of the optimizer, with the present ε; nothing of it if it is another optimizer's."""
@@ -286,7 +293,8 @@ class ACER(OnPolicyAlgorithm):
         if not self.use_rms_prop:
             return saved
         # What was saved would replace ε too, and ACER.load(path, rms_prop_eps=…) would have no effect.
-        return saved | {"param_groups": [group | {"eps": self.rms_prop_eps} for group in saved["param_groups"]]}
+        eps = self.policy.optimizer.defaults["eps"]
+        return saved | {"param_groups": [group | {"eps": eps} for group in saved["param_groups"]]}
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """

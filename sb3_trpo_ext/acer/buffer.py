@@ -192,22 +192,12 @@ class SequenceReplayBuffer:
         Replace what is stored by what :meth:`save` wrote. If that is more than fits, the latest is kept.
 
         :param path: of the file, or an open binary file
-        :raises ValueError: when the file is no such archive, or was written for other spaces, ``n_steps`` or number of
-            environments
+        :raises ValueError: when the file is no such archive, was written for other spaces, ``n_steps`` or number of
+            environments, or holds NaN or infinity; what is stored is then as it was
         """
         saved = _read(path)
-        expected = {*self._arrays, "timeouts_at", "position", *(f"timeouts/{key}" for key in self._keys)}
-        if set(saved) != expected:
-            raise ValueError(
-                f"{path} was not saved by ACER with these spaces: it lacks or adds {expected ^ set(saved)}."
-            )
-        for name, array in self._arrays.items():
-            if saved[name].shape[1:] != array.shape[1:] or saved[name].dtype != array.dtype:
-                raise ValueError(
-                    f"{path} holds {name} of shape {saved[name].shape[1:]} (environments, steps, …) and type "
-                    f"{saved[name].dtype}, but this model stores {array.shape[1:]}, {array.dtype}. Use the n_steps, "
-                    "the number of environments and the spaces that it was saved with."
-                )
+        self._check_fits(saved, path)
+        _check_whole(saved, path)
         n = len(saved["rewards"])
         order = (np.arange(n) + (int(saved["position"]) if n else 0)) % max(n, 1)  # oldest first
         order = order[-self.capacity :]
@@ -221,6 +211,21 @@ class SequenceReplayBuffer:
                 self._timeouts[new_slot[slot]] += (Timeout(step, env, final if self._is_dict else final[""]),)
         self.n_stored = len(order)
         self.position = self.n_stored % self.capacity
+
+    def _check_fits(self, saved: dict[str, Array], path: Any) -> None:
+        """Refuse what was saved for other spaces, sequences or environments."""
+        expected = {*self._arrays, "timeouts_at", "position", *(f"timeouts/{key}" for key in self._keys)}
+        if set(saved) != expected:
+            raise ValueError(
+                f"{path} was not saved by ACER with these spaces: it lacks or adds {expected ^ set(saved)}."
+            )
+        for name, array in self._arrays.items():
+            if saved[name].shape[1:] != array.shape[1:] or saved[name].dtype != array.dtype:
+                raise ValueError(
+                    f"{path} holds {name} of shape {saved[name].shape[1:]} (environments, steps, …) and type "
+                    f"{saved[name].dtype}, but this model stores {array.shape[1:]}, {array.dtype}. Use the n_steps, "
+                    "the number of environments and the spaces that it was saved with."
+                )
 
     def _split(self, sequences: Sequences) -> dict[str, Array]:
         """Arrays by the names under which they are kept."""
@@ -257,6 +262,36 @@ def _warn_if_large(sizes: dict[str, int], buffer_size: int) -> None:
         f"memory. Lower buffer_size to {int(buffer_size * available / total * 0.8)} or less.",
         stacklevel=6,
     )
+
+
+def _check_whole(saved: dict[str, Array], path: Any) -> None:
+    """Refuse a file whose parts do not belong together, as another program might leave it."""
+    n_sequences, n_envs, n_steps = saved["rewards"].shape
+    places, position = saved["timeouts_at"], saved["position"]
+    faults = [
+        f"{name} has {len(array)} sequences, rewards has {n_sequences}"
+        for name, array in saved.items()
+        if not name.startswith("timeouts") and name != "position" and len(array) != n_sequences
+    ]
+    faults += [
+        f"{name} holds NaN or infinity"
+        for name, array in saved.items()
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all()
+    ]
+    faults += [
+        f"{name} has shape {array.shape} for {len(places)} time limits"
+        for name, array in saved.items()
+        if name.startswith("timeouts/")
+        and array.shape != (len(places), *saved[name.replace("timeouts/", "observations/")].shape[3:])
+    ]
+    if places.shape[1:] != (3,) or places.dtype != np.int64:
+        faults.append(f"timeouts_at has shape {places.shape} and type {places.dtype}, not (…, 3) and int64")
+    elif not ((places >= 0) & (places < (n_sequences, n_steps, n_envs))).all():
+        faults.append("timeouts_at names sequences, steps or environments that are not there")
+    if position.shape != () or position.dtype != np.int64 or not 0 <= position <= n_sequences:
+        faults.append(f"position is {position}, not a whole number from 0 to {n_sequences}")
+    if faults:
+        raise ValueError(f"{path} is not a replay buffer saved by ACER, or is damaged: {'; '.join(faults)}.")
 
 
 def _read(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Array]:

@@ -55,7 +55,12 @@ class _Recording:
 
     def note_timeout(self, timeout: Timeout) -> None:
         """Remember an episode's last observation while the statistics that normalised it are still the same."""
-        self._timeouts.append(timeout._replace(observation=self._wrapper.unnormalize_obs(timeout.observation)))
+        original = self._wrapper.unnormalize_obs(timeout.observation)  # NumPy may have made it float64
+        if isinstance(original, dict):
+            original = {key: part.astype(timeout.observation[key].dtype) for key, part in original.items()}
+        else:
+            original = original.astype(timeout.observation.dtype)
+        self._timeouts.append(timeout._replace(observation=original))
 
     def original(self, seen: Sequences) -> Sequences:
         """

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -174,12 +175,12 @@ def as_batch(sequences: Sequences, policy: MlpPolicy) -> Batch:
     device = policy.device
     statistics = torch.as_tensor(_rows(sequences.statistics), device=device)
     actions = torch.as_tensor(_rows(sequences.actions), device=device)
-    discrete = actions.dim() == 1
+    discrete = isinstance(policy.action_space, spaces.Discrete)
     d = statistics.shape[1] // 2
     timeouts = sequences.timeouts
     return Batch(
         observations=_observations(sequences, policy),
-        actions=actions if discrete else actions.flatten(1).float(),
+        actions=actions if discrete else actions.reshape(len(actions), -1).float(),
         rewards=torch.as_tensor(np.ascontiguousarray(sequences.rewards), device=device),
         behaviour=Categorical(statistics) if discrete else Gaussian(statistics[:, :d], statistics[:, d:]),
         dones=torch.as_tensor(np.ascontiguousarray(sequences.dones), device=device),

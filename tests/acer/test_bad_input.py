@@ -58,8 +58,10 @@ def test_other_policies_are_refused(space_env):
 
 
 def test_replay_that_would_never_start_is_refused(space_env, tiny):
-    with pytest.raises(ValueError, match=r"replay_start=.*at most buffer_size=60, got 61.*replay_ratio=0"):
+    with pytest.raises(ValueError, match=r"replay_start=.*got 61.*buffer_size=60 that is 60 steps.*replay_ratio=0"):
         tiny(space_env(VECTOR, DISCRETE), replay_start=61)
+    with pytest.raises(ValueError, match=r"got 60.*buffer_size=65 that is 56 steps.*n_steps × n_envs = 14"):
+        tiny(DummyVecEnv([lambda: space_env(VECTOR, DISCRETE)] * 2), n_steps=7, buffer_size=65, replay_start=60)
     tiny(space_env(VECTOR, DISCRETE), replay_start=61, replay_ratio=0)
 
 

@@ -203,6 +203,41 @@ def test_a_damaged_file_is_named(content, tmp_path):
         make_buffer().load(tmp_path / "bad.npz")
 
 
+DAMAGE = {
+    "lengths": lambda saved: saved["dones"][:1],
+    "rewards": lambda saved: saved["rewards"] * np.nan,
+    "statistics": lambda saved: saved["statistics"] + np.inf,
+    "timeouts/": lambda saved: saved["timeouts/"][:0],
+    "timeouts_at, columns": lambda saved: saved["timeouts_at"][:, :2],
+    "timeouts_at, environment": lambda saved: saved["timeouts_at"] + [0, 0, 99],
+    "timeouts_at, step": lambda saved: saved["timeouts_at"] + [0, 99, 0],
+    "timeouts_at, sequence": lambda saved: saved["timeouts_at"] - [99, 0, 0],
+    "timeouts_at, type": lambda saved: saved["timeouts_at"].astype(float),
+    "position, shape": lambda saved: np.array([1, 2]),
+    "position, sign": lambda saved: np.array(-3),
+    "position, size": lambda saved: np.array(3),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_file_whose_parts_do_not_fit_is_refused_and_nothing_changes(damage, tmp_path):
+    saved, buffer = make_buffer(), make_buffer()
+    for seed in range(2):
+        saved.add(make_sequences(VECTOR, ACTIONS["discrete"], seed))
+    saved.save(tmp_path / "bad.npz")
+    with np.load(tmp_path / "bad.npz") as archive:
+        arrays = dict(archive)
+    assert len(arrays["timeouts_at"]) > 0
+    name = "dones" if damage == "lengths" else damage.partition(",")[0]
+    arrays[name] = DAMAGE[damage](arrays)
+    np.savez(tmp_path / "bad.npz", **arrays)
+    buffer.add(make_sequences(VECTOR, ACTIONS["discrete"], 7))
+    before = plain(buffer.get(np.zeros(B, int)), 0)
+    with pytest.raises(ValueError, match=rf"bad\.npz is not a replay buffer saved by ACER.*{name}"):
+        buffer.load(tmp_path / "bad.npz")
+    assert plain(buffer.get(np.zeros(B, int)), 0) == before and len(buffer) == T * B
+
+
 def test_a_missing_file_is_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         make_buffer().load(tmp_path / "none.npz")

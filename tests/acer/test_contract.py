@@ -142,8 +142,22 @@ def test_every_part_can_be_switched(settings, action, space_env, tiny, bits, tmp
 
 
 def test_without_replay(space_env, tiny):
-    model = tiny(space_env(VECTOR, ACTIONS["discrete"]), replay_ratio=0).learn(60)
+    model = tiny(space_env(VECTOR, ACTIONS["discrete"]), replay_ratio=0, buffer_size=10**12).learn(60)
     assert model._n_updates == 10 and model._n_replays == 0 and len(model.replay_buffer) == 0
+
+
+def test_box_actions_without_dimensions(space_env, tiny, bits, tmp_path):
+    scalar = spaces.Box(-1, 1, ())
+    fulfils_contract(lambda: tiny(space_env(VECTOR, scalar)), tmp_path / "model", bits)
+
+
+@pytest.mark.parametrize("rms_prop", [True, False])
+def test_the_optimizers_settings_can_be_given(rms_prop, space_env, tiny, tmp_path):
+    env, given = space_env(VECTOR, ACTIONS["discrete"]), {"optimizer_kwargs": {"weight_decay": 0.1, "eps": 1e-3}}
+    tiny(env, use_rms_prop=rms_prop, policy_kwargs=given).learn(12).save(tmp_path / "model")
+    for model in (tiny(env, use_rms_prop=rms_prop, policy_kwargs=given), ACER.load(tmp_path / "model", env=env)):
+        group = model.policy.optimizer.param_groups[0]
+        assert (group["weight_decay"], group["eps"]) == (0.1, 1e-3)
 
 
 def test_replays_wait_for_their_start_and_follow_their_mean(space_env, tiny):
@@ -314,6 +328,37 @@ def test_resumed_training_is_uninterrupted_training(action, space_env, tiny, bit
     assert len(loaded.replay_buffer) == 0
     loaded.load_replay_buffer(tmp_path / "replay_buffer.pkl", truncate_last_traj=True)
     assert continued(loaded) == continued(model)
+
+
+def test_resumed_training_with_normalisation(space_env, tiny, bits, tmp_path):
+    """Time limits' observations come back from the disk as they were, bit for bit."""
+
+    def continued(model):
+        model.set_random_seed(3)
+        model._last_obs = None
+        return bits(model.learn(72, reset_num_timesteps=False).get_parameters())
+
+    env = VecNormalize(_environments(space_env, "box"))
+    model = tiny(env, buffer_size=10**4).learn(72)
+    assert any(model.replay_buffer._timeouts)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    env.save(tmp_path / "env")
+    resumed = VecNormalize.load(str(tmp_path / "env"), _environments(space_env, "box"))
+    loaded = ACER.load(tmp_path / "model", resumed, device="cpu")
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    resumed.returns = env.returns.copy()
+    assert continued(loaded) == continued(model)
+
+
+def test_a_standard_deviation_that_is_no_longer_learned_is_the_averages_too(space_env, tiny, tmp_path):
+    env = space_env(VECTOR, ACTIONS["box"])
+    model = tiny(env, learn_std=True, learning_rate=0.01).learn(60)
+    assert not torch.equal(model.policy.log_std, model.average_policy.log_std)
+    model.save(tmp_path / "model")
+    loaded = ACER.load(tmp_path / "model", env=env, device="cpu", learn_std=False)
+    assert torch.equal(loaded.policy.log_std, model.policy.log_std)
+    assert torch.equal(loaded.average_policy.log_std, loaded.policy.log_std)
 
 
 def test_the_average_policy_is_saved_and_lags_behind(space_env, tiny, tmp_path, bits):

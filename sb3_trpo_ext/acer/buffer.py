@@ -268,6 +268,7 @@ def _check_whole(saved: dict[str, Array], path: Any) -> None:
     """Refuse a file whose parts do not belong together, as another program might leave it."""
     n_sequences, n_envs, n_steps = saved["rewards"].shape
     places, position = saved["timeouts_at"], saved["position"]
+    n_timeouts = places.size // 3
     faults = [
         f"{name} has {len(array)} sequences, rewards has {n_sequences}"
         for name, array in saved.items()
@@ -278,17 +279,18 @@ def _check_whole(saved: dict[str, Array], path: Any) -> None:
         for name, array in saved.items()
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all()
     ]
-    faults += [
-        f"{name} has shape {array.shape} for {len(places)} time limits"
-        for name, array in saved.items()
-        if name.startswith("timeouts/")
-        and array.shape != (len(places), *saved[name.replace("timeouts/", "observations/")].shape[3:])
-    ]
+    for name, array in saved.items():
+        if name.startswith("timeouts/"):
+            like = saved[name.replace("timeouts/", "observations/")]
+            if array.shape != (places.size // 3, *like.shape[3:]) or array.dtype != like.dtype:
+                faults.append(
+                    f"{name} has shape {array.shape} and type {array.dtype} for {places.size // 3} time limits"
+                )
     if places.shape[1:] != (3,) or places.dtype != np.int64:
         faults.append(f"timeouts_at has shape {places.shape} and type {places.dtype}, not (…, 3) and int64")
     elif not ((places >= 0) & (places < (n_sequences, n_steps, n_envs))).all():
         faults.append("timeouts_at names sequences, steps or environments that are not there")
-    if position.shape != () or position.dtype != np.int64 or not 0 <= position <= n_sequences:
+    if position.shape != () or not np.issubdtype(position.dtype, np.integer) or not 0 <= position <= n_sequences:
         faults.append(f"position is {position}, not a whole number from 0 to {n_sequences}")
     if faults:
         raise ValueError(f"{path} is not a replay buffer saved by ACER, or is damaged: {'; '.join(faults)}.")

@@ -208,6 +208,8 @@ DAMAGE = {
     "rewards": lambda saved: saved["rewards"] * np.nan,
     "statistics": lambda saved: saved["statistics"] + np.inf,
     "timeouts/": lambda saved: saved["timeouts/"][:0],
+    "timeouts/, type": lambda saved: saved["timeouts/"].astype(float),
+    "timeouts_at, shape": lambda saved: np.array(3),
     "timeouts_at, columns": lambda saved: saved["timeouts_at"][:, :2],
     "timeouts_at, environment": lambda saved: saved["timeouts_at"] + [0, 0, 99],
     "timeouts_at, step": lambda saved: saved["timeouts_at"] + [0, 99, 0],

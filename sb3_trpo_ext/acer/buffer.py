@@ -282,10 +282,8 @@ def _check_whole(saved: dict[str, Array], path: Any) -> None:
     for name, array in saved.items():
         if name.startswith("timeouts/"):
             like = saved[name.replace("timeouts/", "observations/")]
-            if array.shape != (places.size // 3, *like.shape[3:]) or array.dtype != like.dtype:
-                faults.append(
-                    f"{name} has shape {array.shape} and type {array.dtype} for {places.size // 3} time limits"
-                )
+            if array.shape != (n_timeouts, *like.shape[3:]) or array.dtype != like.dtype:
+                faults.append(f"{name} has shape {array.shape} and type {array.dtype} for {n_timeouts} time limits")
     if places.shape[1:] != (3,) or places.dtype != np.int64:
         faults.append(f"timeouts_at has shape {places.shape} and type {places.dtype}, not (…, 3) and int64")
     elif not ((places >= 0) & (places < (n_sequences, n_steps, n_envs))).all():

@@ -56,8 +56,8 @@ models = {
     "A2C 5": Clocked(A2C(**common)),
     "A2C 20": Clocked(A2C(**common, n_steps=20)),
     "ACER 20, 0": Clocked(ACER(**common, replay_ratio=0)),
-    "ACER 20, 4": Clocked(ACER(**common)),
-    "ACER 50, 4": Clocked(ACER(**common, n_steps=50)),
+    "ACER 20, 4": Clocked(ACER(**common, replay_start=0)),
+    "ACER 50, 4": Clocked(ACER(**common, replay_start=0, n_steps=50)),
 }
 for _ in range(arguments.rounds + 1):
     for clocked in models.values():

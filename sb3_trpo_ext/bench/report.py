@@ -413,6 +413,12 @@ def has_mixed_settings(results: Sequence[Result]) -> bool:
     return any(one != settings[0] for one in settings) or any(one != zoo[0] for one in zoo)
 
 
+REPRODUCE = (
+    "Each trains one row of the tables; then `report` shows it. Settings are those that ship with the version that "
+    "runs it. If they have changed, a result's file has those it was trained with (`zoo_settings`) and the commit."
+)
+
+
 def markdown(comparison: Comparison, pictures: dict[str, str]) -> str:
     """
     :param comparison: of results
@@ -424,7 +430,7 @@ def markdown(comparison: Comparison, pictures: dict[str, str]) -> str:
         parts += [f"## {title}", explanation, text]
     parts.append("## Plots")
     parts += [f"![{shows}]({name})" for name, shows in pictures.items()]
-    parts += ["## Reproduce a row", "Each trains one row of the tables; then `report` shows it.", commands(comparison)]
+    parts += ["## Reproduce a row", REPRODUCE, commands(comparison)]
     return "\n\n".join(parts) + "\n"
 
 

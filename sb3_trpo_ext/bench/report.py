@@ -142,7 +142,10 @@ def figure(value: float) -> str:
 def bracketed(estimate: Estimate) -> str:
     """
     :param estimate: with its interval
+    :return: without an interval if resampling never gave anything else, which is not certainty: there may be one seed
     """
+    if estimate.low == estimate.high:
+        return figure(estimate.value)
     return f"{figure(estimate.value)} [{figure(estimate.low)}, {figure(estimate.high)}]"
 
 
@@ -201,7 +204,8 @@ def tables(comparison: Comparison) -> list[tuple[str, str, str]]:
         (
             "Interquartile mean",
             "Of the same returns, with 95 % stratified bootstrap interval. All tasks together: each return scaled so "
-            "that 0 is random actions and 1 a good return, over the tasks that every column has.",
+            "that 0 is random actions and 1 a good return, over the tasks that every column has. A single seed has no "
+            "interval.",
             table(comparison, iqm_cell, overall),
         ),
         (
@@ -240,7 +244,7 @@ def improvement_table(comparison: Comparison) -> tuple[str, str, str] | None:
     return (
         f"Probability of improvement over {NAMES.get(comparison.baseline, comparison.baseline)}",
         "That a run ends with a higher return than a run of the baseline on the same task, with 95 % stratified "
-        "bootstrap interval.",
+        "bootstrap interval; none where all resamples agree, as they do when few runs all end above few others.",
         table(comparison, cell, {label: cell(label, None) for label in labels}, labels),
     )
 

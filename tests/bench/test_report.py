@@ -7,8 +7,18 @@ from pathlib import Path
 import pytest
 
 from sb3_trpo_ext.bench.__main__ import main
-from sb3_trpo_ext.bench.report import Comparison, conditions, figure, gained_per_minute, improvements, settings, tables
+from sb3_trpo_ext.bench.report import (
+    Comparison,
+    bracketed,
+    conditions,
+    figure,
+    gained_per_minute,
+    improvements,
+    settings,
+    tables,
+)
 from sb3_trpo_ext.bench.results import Run, read_all
+from sb3_trpo_ext.bench.statistics import Estimate
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 STORED = [BENCHMARKS / "quick", BENCHMARKS / "mujoco"]
@@ -192,3 +202,8 @@ def test_a_file_that_is_no_result(tmp_path):
 
 def test_figures():
     assert [figure(value) for value in (12345.6, -12.34, 0.5, float("nan"))] == ["12 346", "−12.3", "0.50", "–"]
+
+
+def test_no_interval_where_resampling_never_changes_anything():
+    assert bracketed(Estimate(147.0, 147.0, 147.0)) == "147.0"
+    assert bracketed(Estimate(147.0, 140.0, 150.0)) == "147.0 [140.0, 150.0]"

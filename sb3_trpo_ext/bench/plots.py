@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sb3_trpo_ext.bench.results import Result
 from sb3_trpo_ext.bench.statistics import Array, Estimate, bootstrap_curve, iqm, performance_profile
@@ -15,8 +17,11 @@ from sb3_trpo_ext.bench.suites import short
 
 # Okabe and Ito's colours, told apart by colour-blind readers; ours first.
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+STYLES = ("-", "--", ":", "-.")  # for the second, third … label of the same colour
 FIXED = {"trpo_ext": "#d55e00", "trpo": "#0072b2", "ppo": "#009e73", "a2c": "#cc79a7", "acer": "#e69f00"}
 COLUMNS = 3  # of panels
+MOST_IN_PANEL = 8  # labels for which a legend has room in the panel, and intervals do not hide each other
+APART: dict[str, Any] = {"frameon": False, "fontsize": 7, "loc": "outside right upper"}  # where a longer one goes
 THRESHOLDS = 101
 DPI = 120
 Curves = Mapping[str, Mapping[str, Sequence[Result]]]
@@ -30,6 +35,16 @@ def colours(labels: Sequence[str]) -> dict[str, str]:
     left = [colour for colour in COLOURS if colour not in {FIXED[label] for label in labels if label in FIXED}]
     others = [label for label in labels if label not in FIXED]
     return {**FIXED, **{label: left[i % len(left)] for i, label in enumerate(others)}}
+
+
+def line_styles(labels: Sequence[str]) -> dict[str, str]:
+    """
+    :param labels: to tell apart
+    :return: the first label of a colour is drawn solid, the next ones of the same colour otherwise
+    """
+    colour = colours(labels)
+    earlier = {label: [one for one in labels[:i] if colour[one] == colour[label]] for i, label in enumerate(labels)}
+    return {label: STYLES[len(same) % len(STYLES)] for label, same in earlier.items()}
 
 
 def on_grid(results: Sequence[Result]) -> tuple[Array, Array, Array]:
@@ -70,17 +85,22 @@ def _panels(curves: Curves, path: Path, xlabel: str, against_time: bool) -> None
     columns = min(COLUMNS, len(curves))
     rows = math.ceil(len(curves) / columns)
     labels = list(dict.fromkeys(label for panel in curves.values() for label in panel))
-    colour = colours(labels)
+    colour, style = colours(labels), line_styles(labels)
+    legend_apart = len(labels) > MOST_IN_PANEL
+    drawn: dict[str, Line2D] = {}
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(3.6 * columns + 0.4, 2.9 * rows + 0.5), layout="constrained")
+        size = (3.6 * columns + (2.2 if legend_apart else 0.4), max(2.9 * rows + 0.5, 0.2 * len(labels)))
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
         for panel, (task, lines) in zip(axes.flat, curves.items(), strict=False):
             for label, results in lines.items():
                 steps, returns, minutes = on_grid(results)
                 x = minutes.mean(axis=0) if against_time else steps
                 middle, low, high = bootstrap_curve(returns, iqm)
-                panel.plot(x, middle, color=colour[label], label=f"{label} ({len(results)})", linewidth=1.4)
-                panel.fill_between(x, low, high, color=colour[label], alpha=0.18, linewidth=0)
+                named = f"{label} ({len(results)})"
+                (drawn[label],) = panel.plot(x, middle, style[label], color=colour[label], label=named, linewidth=1.4)
+                if not legend_apart:
+                    panel.fill_between(x, low, high, color=colour[label], alpha=0.18, linewidth=0)
             panel.set_title(task, loc="left", fontweight="bold")
             panel.set_xlabel(xlabel)
             if not against_time:
@@ -88,11 +108,14 @@ def _panels(curves: Curves, path: Path, xlabel: str, against_time: bool) -> None
             panel.set_xlim(left=0)
             panel.grid(color="#eeeeee")
             panel.set_axisbelow(True)
-            panel.legend(frameon=False, fontsize=7)
+            if not legend_apart:
+                panel.legend(frameon=False, fontsize=7)
         for panel in axes.flat[len(curves) :]:
             panel.set_visible(False)
         for row in axes:
             row[0].set_ylabel("return, last 100 episodes")
+        if legend_apart:
+            figure.legend(drawn.values(), drawn.keys(), **APART)
         figure.savefig(path, dpi=DPI)
 
 
@@ -107,20 +130,24 @@ def profile(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None
     low, high = min(0.0, *every), max(0.0, *every)
     margin = 0.03 * (high - low)
     thresholds = np.linspace(low - margin, high + margin, THRESHOLDS)
-    colour = colours(list(scores))
+    colour, style = colours(list(scores)), line_styles(list(scores))
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(6, 3.6), layout="constrained")
         axes: Axes = figure.subplots()
         for label, tasks in scores.items():
             share, lower, upper = performance_profile(tasks, thresholds.tolist())
-            axes.plot(thresholds, share, color=colour[label], label=label)
-            axes.fill_between(thresholds, lower, upper, color=colour[label], alpha=0.18, linewidth=0)
+            axes.plot(thresholds, share, style[label], color=colour[label], label=label)
+            if len(scores) <= MOST_IN_PANEL:
+                axes.fill_between(thresholds, lower, upper, color=colour[label], alpha=0.18, linewidth=0)
         axes.set_xlabel("scaled return τ (0: random, 1: good)")
         axes.set_ylabel("share of runs above τ")
         axes.set_ylim(-0.02, 1.02)
         axes.grid(color="#eeeeee")
         axes.set_axisbelow(True)
-        axes.legend(frameon=False)
+        if len(scores) <= MOST_IN_PANEL:
+            axes.legend(frameon=False)
+        else:
+            figure.legend(**APART)
         figure.savefig(path, dpi=DPI)
 
 
@@ -156,5 +183,8 @@ def improvement(estimates: Mapping[tuple[str, str], Estimate], baseline: str, pa
         axes.set_xlim(-0.03, 1.03)
         axes.set_xlabel(f"probability of a higher return than {baseline}")
         axes.grid(axis="x", color="#eeeeee")
-        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.1)
+        if len(labels) <= MOST_IN_PANEL:
+            axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.1)
+        else:
+            figure.legend(**APART)
         figure.savefig(path, dpi=DPI)

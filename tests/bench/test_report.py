@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sb3_trpo_ext.bench.__main__ import main
+from sb3_trpo_ext.bench.plots import colours, line_styles
 from sb3_trpo_ext.bench.report import (
     Comparison,
     bracketed,
@@ -207,3 +208,10 @@ def test_figures():
 def test_no_interval_where_resampling_never_changes_anything():
     assert bracketed(Estimate(147.0, 147.0, 147.0)) == "147.0"
     assert bracketed(Estimate(147.0, 140.0, 150.0)) == "147.0 [140.0, 150.0]"
+
+
+def test_many_columns_are_told_apart():
+    labels = ["trpo_ext", "trpo", *(f"variant-{i}" for i in range(20))]
+    colour, style = colours(labels), line_styles(labels)
+    assert len({(colour[label], style[label]) for label in labels}) == len(labels)
+    assert {style[label] for label in labels[:8]} == {"-"}

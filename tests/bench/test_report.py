@@ -22,7 +22,7 @@ from sb3_trpo_ext.bench.results import Run, read_all
 from sb3_trpo_ext.bench.statistics import Estimate
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-STORED = [BENCHMARKS / "quick", BENCHMARKS / "mujoco"]
+STORED = [BENCHMARKS / "quick", BENCHMARKS / "classic", BENCHMARKS / "mujoco"]
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ TUNED = {
     "BipedalWalker-v3",
     "CartPole-v1",
     "LunarLander-v3",
+    "MountainCarContinuous-v0",
     "Pendulum-v1",
     *(
         f"{name}-{v}"

@@ -335,7 +335,8 @@ def gain(comparison: Comparison, label: str) -> str:
 
 def commands(comparison: Comparison) -> str:
     """
-    For each row of the tables the commands that train it again, one for each column.
+    For each row of the tables the command that trains it again: algorithms with the same seeds together, then variants
+    and other seeds.
 
     :param comparison: of results
     :return: Markdown
@@ -343,20 +344,18 @@ def commands(comparison: Comparison) -> str:
     lines = []
     for task in comparison.tasks:
         lines.append(f"# {task}")
-        plain = [one for label in comparison.labels for one in comparison.runs(label, task)]
-        unchanged = [one.run for one in plain if one.run.label == one.run.algo]
-        if unchanged:
-            algos = " ".join(dict.fromkeys(run.algo for run in unchanged))
-            lines.append(_command(unchanged).replace(f"--algos {unchanged[0].algo}", f"--algos {algos}"))
+        alike: dict[tuple[tuple[int, ...], str], list[Run]] = {}
         for label in comparison.labels:
-            changed = [one.run for one in comparison.runs(label, task) if one.run.label != one.run.algo]
-            if changed:
-                lines.append(_command(changed))
+            runs = [one.run for one in comparison.runs(label, task)]
+            if runs:
+                variant = "" if label == runs[0].algo else label
+                alike.setdefault((tuple(sorted({run.seed for run in runs})), variant), []).append(runs[0])
+        parts = [
+            first.command(seeds, [first.algo, *(run.algo for run in others)])
+            for (seeds, _), (first, *others) in alike.items()
+        ]
+        lines.append(" && \\\n  ".join(parts))
     return "```bash\n" + "\n".join(lines) + "\n```"
-
-
-def _command(runs: Sequence[Run]) -> str:
-    return runs[0].command(sorted({run.seed for run in runs}))
 
 
 def conditions(comparison: Comparison) -> str:

@@ -51,14 +51,16 @@ class Run:
         task = f"{self.environment.replace('/', '-')}_{self.timesteps}"
         return out / self.label / f"{task}_{self.seed}.json"
 
-    def command(self, seeds: Iterable[int] | None = None) -> str:
+    def command(self, seeds: Iterable[int] | None = None, algos: Iterable[str] | None = None) -> str:
         """
         What a newcomer types to have this run again.
 
         :param seeds: other than the run's own
+        :param algos: likewise
         """
         chosen = [self.seed] if seeds is None else seeds
-        parts = ["python -m sb3_trpo_ext.bench learn", f"--algos {self.algo}", f"--envs {self.environment}"]
+        named = [self.algo] if algos is None else algos
+        parts = ["python -m sb3_trpo_ext.bench learn", f"--algos {' '.join(named)}", f"--envs {self.environment}"]
         parts += [f"--timesteps {self.timesteps}", f"--seeds {' '.join(map(str, chosen))}"]
         if self.defaults:
             parts.append("--defaults")

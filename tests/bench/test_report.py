@@ -58,10 +58,28 @@ def test_report(tmp_path, results, capsys):
     assert (
         "python -m sb3_trpo_ext.bench learn --algos trpo_ext --envs Pendulum-v1 --timesteps 40000 --seeds 0 1" in text
     )
-    assert "--seeds 0 --params target_kl:0.05 --label wide" in text
+    start = "python -m sb3_trpo_ext.bench learn --algos"
+    assert (
+        "# CartPole-v1 20k\n"
+        f"{start} trpo_ext --envs CartPole-v1 --timesteps 20000 --seeds 0 1 2 3 && \\\n"
+        f"  {start} trpo --envs CartPole-v1 --timesteps 20000 --seeds 0 1 && \\\n"
+        f"  {start} trpo_ext --envs CartPole-v1 --timesteps 20000 --seeds 0 --params target_kl:0.05 --label wide\n"
+    ) in text
     for name in ("curves.png", "time.png", "profile.png", "improvement.png"):
         assert f"]({name})" in text
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_command_trains_all_that_have_the_same_seeds(tmp_path, stored):
+    for label in ("trpo", "trpo_ext"):
+        stored(tmp_path, label, "CartPole-v1", 20_000, [300.0, 310.0])
+    stored(tmp_path, "wide", "CartPole-v1", 20_000, [300.0, 310.0], algo="trpo_ext", params={"target_kl": 0.05})
+    main(["report", "--results", str(tmp_path), "--out", str(tmp_path)])
+    start = "python -m sb3_trpo_ext.bench learn --algos"
+    assert (
+        f"{start} trpo_ext trpo --envs CartPole-v1 --timesteps 20000 --seeds 0 1 && \\\n"
+        f"  {start} trpo_ext --envs CartPole-v1 --timesteps 20000 --seeds 0 1 --params target_kl:0.05 --label wide\n"
+    ) in (tmp_path / "learning.md").read_text()
 
 
 def test_variants_of_another_baseline(tmp_path, results):

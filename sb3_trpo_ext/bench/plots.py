@@ -119,6 +119,14 @@ def _panels(curves: Curves, path: Path, xlabel: str, against_time: bool) -> None
         figure.savefig(path, dpi=DPI)
 
 
+def _legend(figure: Figure, axes: Axes, labels: int, **inside: Any) -> None:
+    """In the axes, or beside them where they have no room for it."""
+    if labels <= MOST_IN_PANEL:
+        axes.legend(frameon=False, **inside)
+    else:
+        figure.legend(**APART)
+
+
 def profile(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
     """
     Share of the runs above each scaled return, with bootstrap interval.
@@ -144,10 +152,7 @@ def profile(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None
         axes.set_ylim(-0.02, 1.02)
         axes.grid(color="#eeeeee")
         axes.set_axisbelow(True)
-        if len(scores) <= MOST_IN_PANEL:
-            axes.legend(frameon=False)
-        else:
-            figure.legend(**APART)
+        _legend(figure, axes, len(scores))
         figure.savefig(path, dpi=DPI)
 
 
@@ -183,8 +188,5 @@ def improvement(estimates: Mapping[tuple[str, str], Estimate], baseline: str, pa
         axes.set_xlim(-0.03, 1.03)
         axes.set_xlabel(f"probability of a higher return than {baseline}")
         axes.grid(axis="x", color="#eeeeee")
-        if len(labels) <= MOST_IN_PANEL:
-            axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.1)
-        else:
-            figure.legend(**APART)
+        _legend(figure, axes, len(labels), loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.1)
         figure.savefig(path, dpi=DPI)

@@ -5,6 +5,7 @@ import ast
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -337,7 +338,7 @@ def number(text: str) -> int:
         value = float(text)
     except ValueError:
         value = 0.0
-    if value < 1 or value != int(value):
+    if value < 1 or not value.is_integer():
         raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
     return int(value)
 
@@ -358,8 +359,11 @@ def parameters(texts: list[str]) -> dict[str, Any]:
             found[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             found[key] = value
-        # As it will be read back from the file.
-        found[key] = json.loads(json.dumps(found[key]))
+        try:
+            # As it will be read back from the file.
+            found[key] = json.loads(json.dumps(found[key]))
+        except TypeError as error:
+            raise ValueError(f"--params {text!r} can not be stored: {error}") from error
     return found
 
 
@@ -372,7 +376,7 @@ def tasks(suite: str, environments: list[str] | None, timesteps: int | None) -> 
     """
     budgets = dict(SUITES[suite])
     chosen = []
-    for environment in environments or budgets:
+    for environment in dict.fromkeys(environments or budgets):
         # Quick's environments are in the others with more steps, but a name must not mean two budgets by chance.
         steps = timesteps or budgets.get(environment)
         if steps is None:
@@ -403,8 +407,10 @@ def plan(options: argparse.Namespace) -> list[Run]:
     if (params or options.defaults) and (not options.label or options.label in ALGOS):
         option = "--params" if params else "--defaults"
         raise ValueError(f"{option} needs a --label of its own, or these runs could not be told from those without")
-    if options.label and not all(letter.isalnum() or letter in "-_.+=" for letter in options.label):
-        raise ValueError(f"--label is the name of a folder: letters, digits and -_.+=, got {options.label!r}")
+    if options.label and not re.fullmatch(r"[\w+=-][\w.+=-]*", options.label):
+        raise ValueError(
+            f"--label is the name of a folder: letters, digits and -_+=, points not in front, got {options.label!r}"
+        )
     return [
         Run(algo, task.environment, task.timesteps, seed, options.label or algo, params, options.defaults)
         for seed in dict.fromkeys(options.seeds)

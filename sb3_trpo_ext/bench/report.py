@@ -387,12 +387,12 @@ def circumstances(documents: Sequence[Document]) -> list[str]:
 
     :param documents: of results
     """
-    commits = {str(one["commit"]) for one in documents if "commit" in one}
-    machines = [one["machine"] for one in documents if "machine" in one]
+    commits = {one["commit"] for one in documents if one.get("commit")}
+    machines = [one["machine"] for one in documents if one.get("machine")]
     processors = {f"{one.get('cpu', UNKNOWN)}, {one.get('cores', UNKNOWN)} cores" for one in machines}
     versions: dict[str, set[str]] = {}
     for one in documents:
-        for name, version in one.get("versions", {}).items():
+        for name, version in (one.get("versions") or {}).items():
             versions.setdefault(name, set()).add(version)
     used = ", ".join(f"{name} {' / '.join(sorted(found))}" for name, found in versions.items())
     return [
@@ -490,6 +490,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for learning.md and PNGs")
 
 
+def require_known(option: str, named: Sequence[str] | None, known: set[str]) -> None:
+    """
+    :param option: of the command line
+    :param named: by it
+    :param known: what there are runs of
+    :raises SystemExit: when a name is none of these: misspelt, it would leave a gap that looks like a result
+    """
+    unknown = [name for name in named or () if name not in known]
+    if unknown:
+        sys.exit(f"{option} {' '.join(unknown)}: there are only runs of {', '.join(sorted(known))}")
+
+
 def run(options: argparse.Namespace, arguments: list[str]) -> None:
     """
     :param options: of the command line
@@ -500,6 +512,10 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
         results = read_all(options.results)
     except ValueError as error:
         sys.exit(str(error))
+    require_known("--labels", options.labels, {one.run.label for one in results})
+    require_known("--envs", options.envs, {one.run.environment for one in results})
+    if options.baseline != BASELINE:
+        require_known("--baseline", [options.baseline], set(options.labels or [one.run.label for one in results]))
     chosen = [
         one
         for one in results

@@ -125,13 +125,13 @@ def read(path: Path) -> Result:
     try:
         document = json.loads(path.read_text())
         curve = document["curve"]
+        steps = tuple(map(int, curve["steps"]))
+        returns = tuple(map(float, curve["returns"]))
+        seconds = tuple(map(float, curve["seconds"] or [math.nan] * len(steps)))
+        if not len(steps) == len(returns) == len(seconds) > 0:
+            raise ValueError(f"a curve of {len(steps)} steps, {len(returns)} returns, {len(seconds)} seconds")
         return Result(
-            Run(**document["run"]),
-            tuple(curve["steps"]),
-            tuple(curve["returns"]),
-            tuple(curve["seconds"] or [math.nan] * len(curve["steps"])),
-            tuple(document["evaluation"]),
-            document,
+            Run(**document["run"]), steps, returns, seconds, tuple(map(float, document["evaluation"])), document
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -147,13 +147,14 @@ def read_all(folders: Iterable[Path]) -> list[Result]:
     :raises ValueError: when there are none, or a run is there twice
     """
     found: dict[tuple[str, Task, int], Result] = {}
+    files: dict[tuple[str, Task, int], Path] = {}
     folders = list(folders)
     for path in sorted(path for folder in folders for path in folder.glob("*/*.json")):
         result = read(path)
         key = (result.run.label, result.run.task, result.run.seed)
         if key in found:
-            raise ValueError(f"{result.run} is in more than one of the folders: {', '.join(map(str, folders))}")
-        found[key] = result
+            raise ValueError(f"{result.run} is there twice: {files[key]} and {path}")
+        found[key], files[key] = result, path
     if not found:
         raise ValueError(
             f"There are no finished runs in {', '.join(map(str, folders))}. Make some: bench learn --out …"

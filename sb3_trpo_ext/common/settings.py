@@ -64,14 +64,15 @@ def one_of(*options: object) -> Callable[[Any], bool]:
 def schedule_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """
     Whether a value is a function of the remaining progress, a string that :func:`schedule` reads, or a number that
-    meets ``holds``.
+    meets ``holds``. A decay may end at 0 also where 0 itself does not hold.
     """
 
     def check_schedule(value: Any) -> bool:
         try:
             if isinstance(value, str):
-                kind, *ends = value.split("_")
-                return kind == "lin" and len(ends) in (1, 2) and all(holds(float(end)) for end in ends)
+                kind, start, *end = value.split("_")
+                is_end = not end or float(end[0]) == 0 or holds(float(end[0]))
+                return kind == "lin" and len(end) < 2 and holds(float(start)) and is_end
             if callable(value):
                 float(value(1.0))
                 return True

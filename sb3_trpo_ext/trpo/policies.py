@@ -1,33 +1,35 @@
 """
 The policies that ``TRPO("MlpPolicy", …)``, ``"CnnPolicy"`` and ``"MultiInputPolicy"`` stand for.
 
-They are SB3's own, but for one default. TRPO moves whatever the actor uses by the trust-region step alone, so a
+They are SB3's own, but for two things. TRPO moves whatever the actor uses by the trust-region step alone, so a
 features extractor that is shared learns nothing from the returns, and the critic can only train what is behind it.
 For images and dictionaries, where the extractor is most of the network, each side therefore has its own by default.
+And how large the actor's last layer is at the start, which SB3 has fixed, is an argument.
 """
 
 from typing import Any
 
+import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import (
-    ActorCriticCnnPolicy,
-    ActorCriticPolicy,
-    MultiInputActorCriticPolicy,
-)
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 
-MlpPolicy = ActorCriticPolicy
+SB3_LAST_LAYER_GAIN = 0.01
 
 
-class CnnPolicy(ActorCriticCnnPolicy):
+class MlpPolicy(ActorCriticPolicy):
     """
-    SB3's policy for images, with separate features extractors by default.
+    SB3's policy for vectors.
 
     :param observation_space: of the environment
     :param action_space: of the environment
     :param lr_schedule: of the critic's optimizer
-    :param share_features_extractor: True for one extractor, which then only the trust-region step trains
-    :param kwargs: as SB3's ``ActorCriticCnnPolicy``
+    :param last_layer_gain: above 0, of the orthogonal initialisation of the actor's last layer. With SB3's 0.01 the
+        first actions hardly depend on the observation: a Box action's mean is near 0, discrete ones are almost equally
+        probable
+    :param kwargs: as SB3's ``ActorCriticPolicy``
+    :raises ValueError: when the gain is not above 0, or is another than 0.01 without ``ortho_init``
     """
 
     def __init__(
@@ -35,11 +37,55 @@ class CnnPolicy(ActorCriticCnnPolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
+        last_layer_gain: float = SB3_LAST_LAYER_GAIN,
+        **kwargs: Any,
+    ):
+        if not last_layer_gain > 0:
+            raise ValueError(f"last_layer_gain must be above 0, got {last_layer_gain!r}")
+        self.last_layer_gain = last_layer_gain
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        if self.last_layer_gain != SB3_LAST_LAYER_GAIN:
+            if not self.ortho_init:
+                raise ValueError(f"last_layer_gain={self.last_layer_gain} needs ortho_init=True")
+            with torch.no_grad():
+                for parameter in self.action_net.parameters():  # the bias is 0
+                    parameter.mul_(self.last_layer_gain / SB3_LAST_LAYER_GAIN)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {"last_layer_gain": self.last_layer_gain}
+
+
+class CnnPolicy(MlpPolicy):
+    """
+    SB3's policy for images, with separate features extractors by default.
+
+    :param observation_space: of the environment
+    :param action_space: of the environment
+    :param lr_schedule: of the critic's optimizer
+    :param features_extractor_class: of each side
+    :param share_features_extractor: True for one extractor, which then only the trust-region step trains
+    :param kwargs: as :class:`MlpPolicy`
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
         share_features_extractor: bool = False,
         **kwargs: Any,
     ):
         super().__init__(
-            observation_space, action_space, lr_schedule, share_features_extractor=share_features_extractor, **kwargs
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=features_extractor_class,
+            share_features_extractor=share_features_extractor,
+            **kwargs,
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -47,15 +93,15 @@ class CnnPolicy(ActorCriticCnnPolicy):
         return super()._get_constructor_parameters() | {"share_features_extractor": self.share_features_extractor}
 
 
-class MultiInputPolicy(MultiInputActorCriticPolicy):
+class MultiInputPolicy(CnnPolicy):
     """
     SB3's policy for dictionaries, with separate features extractors by default.
 
     :param observation_space: of the environment
     :param action_space: of the environment
     :param lr_schedule: of the critic's optimizer
-    :param share_features_extractor: True for one extractor, which then only the trust-region step trains
-    :param kwargs: as SB3's ``MultiInputActorCriticPolicy``
+    :param features_extractor_class: of each side
+    :param kwargs: as :class:`CnnPolicy`
     """
 
     def __init__(
@@ -63,12 +109,13 @@ class MultiInputPolicy(MultiInputActorCriticPolicy):
         observation_space: spaces.Dict,
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
-        share_features_extractor: bool = False,
+        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
         **kwargs: Any,
     ):
         super().__init__(
-            observation_space, action_space, lr_schedule, share_features_extractor=share_features_extractor, **kwargs
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=features_extractor_class,
+            **kwargs,
         )
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {"share_features_extractor": self.share_features_extractor}

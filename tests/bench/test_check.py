@@ -42,6 +42,36 @@ def test_returns_below_the_interval_fail(judged, capsys):
     assert "below" in capsys.readouterr().out
 
 
+def test_a_task_that_is_no_longer_learnt_fails(tmp_path, stored):
+    """Also where all of its runs are lower on the common scale than the other task's."""
+    cartpole, pendulum = [200.0 + seed for seed in range(10)], [-280.0 - seed for seed in range(10)]
+    for folder, finals in (("stored", cartpole), ("fresh", [20.0] * 5 + cartpole[5:])):
+        stored(tmp_path / folder, "trpo_ext", "CartPole-v1", 20_000, finals)
+        stored(tmp_path / folder, "trpo_ext", "Pendulum-v1", 40_000, pendulum)
+    before, now = (read_all([tmp_path / folder]) for folder in ("stored", "fresh"))
+    assert check.judge(before, before).passed
+    assert not check.judge(before, now).passed
+
+
+def test_results_that_are_not_fresh(tmp_path, stored, monkeypatch):
+    for folder in ("stored", "fresh"):
+        stored(tmp_path / folder, "trpo_ext", "CartPole-v1", 20_000, SCORES)
+    command = ["check", "--stored", str(tmp_path / "stored"), "--out"]
+    with pytest.raises(SystemExit, match="is the folder of the stored results"):
+        main([*command, str(tmp_path / "fresh/../stored")])
+    with pytest.raises(SystemExit, match=r"_0\.json is of commit 0123456789ab, the code here of"):
+        main([*command, str(tmp_path / "fresh")])
+    # Of this code they are what an interrupted check goes on from.
+    monkeypatch.setattr(check, "commit", lambda: "0123456789ab")
+    main([*command, str(tmp_path / "fresh")])
+
+
+def test_a_task_without_a_scale(tmp_path, stored):
+    stored(tmp_path, "trpo_ext", "Pusher-v5", 1000, [1.0])
+    with pytest.raises(SystemExit, match=r"No scale to average by.*: Pusher-v5"):
+        main(["check", "--stored", str(tmp_path)])
+
+
 def test_nothing_stored(tmp_path, stored):
     with pytest.raises(SystemExit, match="no finished runs"):
         main(["check", "--stored", str(tmp_path)])

@@ -3,6 +3,7 @@ Training runs in processes of their own: what is written, resumption, failure, C
 place of training; the last ones train CartPole for real.
 """
 
+import argparse
 import json
 import os
 import signal
@@ -186,6 +187,8 @@ def test_a_setting_that_is_wrong(tmp_path, capsys):
         (["--params", "target_kl", "--label", "x", "--algos", "trpo_ext"], "key:value"),
         (["--label", "x"], "one algorithm"),
         (["--label", "../x", "--algos", "trpo_ext"], "name of a folder"),
+        (["--label", "..", "--algos", "trpo_ext"], "name of a folder"),
+        (["--params", "x:{1,2}", "--label", "x", "--algos", "trpo_ext"], "x:[{]1,2[}]' can not be stored"),
         (["--envs", "Hopper-v4"], "not in the suite quick"),
         (["--envs", "NoSuchEnv-v0", "--timesteps", "10"], "NoSuchEnv"),
     ],
@@ -193,6 +196,20 @@ def test_a_setting_that_is_wrong(tmp_path, capsys):
 def test_contradictions(arguments, message, tmp_path):
     with pytest.raises(SystemExit, match=message):
         main(["learn", "--out", str(tmp_path), *arguments])
+
+
+def test_a_name_given_twice_is_one_run():
+    options = argparse.Namespace(
+        suite="quick", envs=["CartPole-v1", "CartPole-v1"], timesteps=None, algos=["trpo", "trpo"], seeds=[0, 0],
+        params=[], label=None, defaults=False,
+    )  # fmt: skip
+    assert len(learn.plan(options)) == 1
+
+
+@pytest.mark.parametrize("text", ["inf", "nan", "0", "1.5", "many"])
+def test_no_number_of_timesteps(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="whole number from 1"):
+        learn.number(text)
 
 
 def test_parameters_are_read_as_the_zoo_reads_them():

@@ -188,7 +188,13 @@ def test_selection(tmp_path, results):
     text = (out / "learning.md").read_text()
     assert "CartPole" not in text and "Probability" not in text and not (out / "improvement.png").exists()
     with pytest.raises(SystemExit, match="There are: trpo CartPole-v1 20k, "):
-        main(["report", "--results", str(results), "--labels", "nobody"])
+        main(["report", "--results", str(results), "--labels", "trpo_ext", "--suite", "box2d"])
+
+
+@pytest.mark.parametrize("arguments", [("--labels", "trpo", "typo"), ("--envs", "typo"), ("--baseline", "typo")])
+def test_misspelt_names(tmp_path, results, arguments):
+    with pytest.raises(SystemExit, match=f"{arguments[0]} typo: there are only runs of .*, "):
+        main(["report", "--results", str(results), "--out", str(tmp_path), *arguments])
 
 
 def test_an_environment_without_a_scale_is_reported_but_not_averaged(tmp_path, stored):
@@ -208,8 +214,26 @@ def test_nothing_to_report(tmp_path):
 def test_a_run_in_two_folders(tmp_path, stored):
     for name in "ab":
         stored(tmp_path / name, "trpo_ext", "CartPole-v1", 1000, [1.0])
-    with pytest.raises(SystemExit, match="more than one"):
+    with pytest.raises(SystemExit, match=r"seed 0 is there twice: \S+a/trpo_ext\S+ and \S+b/trpo_ext"):
         main(["report", "--results", str(tmp_path / "a"), str(tmp_path / "b")])
+
+
+@pytest.mark.parametrize("part, value", [("steps", []), ("returns", [1.0]), ("seconds", [None, None])])
+def test_a_curve_that_is_none(tmp_path, stored, contents, part, value):
+    (run,) = stored(tmp_path, "trpo_ext", "CartPole-v1", 1000, [1.0])
+    document = contents(run.path(tmp_path))
+    document["curve"][part] = value
+    run.path(tmp_path).write_text(json.dumps(document))
+    with pytest.raises(SystemExit, match="is no result"):
+        main(["report", "--results", str(tmp_path)])
+
+
+def test_unknown_circumstances(tmp_path, stored, contents):
+    (run,) = stored(tmp_path, "trpo_ext", "CartPole-v1", 1000, [1.0])
+    document = contents(run.path(tmp_path)) | {"commit": None, "versions": None, "machine": None}
+    run.path(tmp_path).write_text(json.dumps(document))
+    main(["report", "--results", str(tmp_path), "--out", str(tmp_path)])
+    assert "- Commits: unknown." in (tmp_path / "learning.md").read_text()
 
 
 def test_a_file_that_is_no_result(tmp_path):

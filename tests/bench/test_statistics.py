@@ -11,6 +11,7 @@ from sb3_trpo_ext.bench.statistics import (
     interval,
     iqm,
     mean_and_std,
+    mean_of_interquartile_means,
     performance_profile,
     probability_of_improvement,
     resample,
@@ -40,6 +41,17 @@ def test_interquartile_mean(scores, expected):
 
 def test_interquartile_mean_is_over_the_runs_of_all_tasks():
     assert interquartile_mean([[0.0, 1.0], [2.0, 100.0]]).value == pytest.approx(1.5)
+
+
+def test_mean_of_interquartile_means_counts_every_task():
+    low, high = [0.0, 1.0, 2.0, 7.0], [10.0, 11.0, 13.0, 90.0]
+    estimate = mean_of_interquartile_means([low, high])
+    assert estimate.value == pytest.approx((1.5 + 12.0) / 2)
+    assert 0.0 <= estimate.low < estimate.value < estimate.high <= (7.0 + 90.0) / 2
+    # Of all runs together the lowest are left out, whatever they are.
+    worse = [-100.0, -100.0, 2.0, 7.0]
+    assert interquartile_mean([low, high]).value == interquartile_mean([worse, high]).value
+    assert mean_of_interquartile_means([worse, high]).value < estimate.value
 
 
 def test_interval_is_that_of_every_possible_draw():

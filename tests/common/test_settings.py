@@ -45,7 +45,7 @@ def test_one_of():
     assert not one_of("sum", "mean")("Mean")
 
 
-@pytest.mark.parametrize("value", [0.1, "lin_0.1", "lin_1e-3", "lin_0.1_1e-3", abs, FloatSchedule(0.1)])
+@pytest.mark.parametrize("value", [0.1, "lin_0.1", "lin_1e-3", "lin_0.1_1e-3", "lin_0.1_0", abs, FloatSchedule(0.1)])
 def test_schedules(value):
     assert schedule_of(number(0, open_low=True))(value)
 
@@ -63,6 +63,7 @@ def test_schedules(value):
         "0.1",
         "lin_nan",
         "lin_0.1_-1",
+        "lin_0_0.1",
         "lin_0.1_0.2_0.3",
         "cos_0.1",
         None,

@@ -1,0 +1,45 @@
+"""The policies' own arguments: what they change, and nothing else."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from sb3_trpo_ext.trpo import CnnPolicy, MlpPolicy, MultiInputPolicy
+from tests.cases import ACTIONS
+
+VECTOR = spaces.Box(-np.inf, np.inf, (4,))
+IMAGE = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+DICT = spaces.Dict({"image": IMAGE, "vector": VECTOR})
+POLICIES = {"mlp": (MlpPolicy, VECTOR), "cnn": (CnnPolicy, IMAGE), "dict": (MultiInputPolicy, DICT)}
+
+
+@pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize("action", ["box", "discrete", "multi_binary"])
+def test_last_layer_gain_scales_the_last_layer_alone(kind, action, tmp_path):
+    policy_class, space = POLICIES[kind]
+
+    def parameters(**settings):
+        torch.manual_seed(0)
+        return policy_class(space, ACTIONS[action], lambda _: 1e-3, **settings)
+
+    plain, scaled = parameters(), parameters(last_layer_gain=0.5)
+    for name, parameter in scaled.named_parameters():
+        factor = 50.0 if name == "action_net.weight" else 1.0
+        torch.testing.assert_close(parameter, factor * plain.get_parameter(name))
+    # The gain of an orthogonal initialisation is every singular value.
+    lengths = torch.linalg.svdvals(scaled.action_net.weight)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, 0.5))
+    scaled.save(tmp_path / "policy")
+    assert policy_class.load(tmp_path / "policy").last_layer_gain == 0.5
+
+
+@pytest.mark.parametrize("gain", [0, -1.0, float("nan")])
+def test_a_gain_that_is_none(gain):
+    with pytest.raises(ValueError, match="last_layer_gain must be above 0, got"):
+        MlpPolicy(VECTOR, ACTIONS["box"], lambda _: 1e-3, last_layer_gain=gain)
+
+
+def test_a_gain_without_orthogonal_initialisation():
+    with pytest.raises(ValueError, match="needs ortho_init=True"):
+        MlpPolicy(VECTOR, ACTIONS["box"], lambda _: 1e-3, last_layer_gain=1.0, ortho_init=False)

@@ -3,7 +3,7 @@
 #
 #   benchmarks/ablation.sh FOLDER [JOBS]     then     python -m sb3_trpo_ext.bench report --results FOLDER --baseline shipped
 #
-# Finished runs are not run again. One to two minutes for each of 3 runs in 22 rows, an hour and a half of one core.
+# Finished runs are not run again. One to two minutes for each of 3 runs in 23 rows, an hour and a half of one core.
 set -e
 folder=${1:?folder for the results}
 jobs=${2:-1}
@@ -24,7 +24,8 @@ variant critic-rate-constant learning_rate:1e-3
 variant std-0.6 "policy_kwargs:'dict(log_std_init=-0.5)'"
 variant std-1 "policy_kwargs:'dict(log_std_init=0)'"
 variant entropy-priced ent_coef:-0.005
-variant large-last-layer "policy_kwargs:'dict(log_std_init=-2, ortho_init=False)'"
+variant last-layer-1 "policy_kwargs:'dict(log_std_init=-2, last_layer_gain=1.0)'"
+variant no-orthogonal-init "policy_kwargs:'dict(log_std_init=-2, ortho_init=False)'"
 variant observations-raw "normalize:'dict(norm_obs=False)'"
 variant rewards-raw "normalize:'dict(norm_reward=False)'"
 variant critic-in-trust-region critic:trust_region n_critic_updates:5

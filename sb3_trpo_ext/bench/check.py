@@ -105,9 +105,9 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             out = options.out or Path(folder)
             require_fresh(out, options.stored)
-            outcome = execute(runs, out, options.jobs)
-            if outcome.failed:
-                sys.exit("Runs failed, nothing can be compared:\n  " + "\n  ".join(outcome.failed))
+            failed = execute(runs, out, options.jobs)
+            if failed:
+                sys.exit("Runs failed, nothing can be compared:\n  " + "\n  ".join(failed))
             fresh = read_all([out])
         wanted = {(one.run.label, one.run.task, one.run.seed) for one in stored}
         fresh = [one for one in fresh if (one.run.label, one.run.task, one.run.seed) in wanted]

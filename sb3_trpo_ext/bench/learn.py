@@ -42,17 +42,6 @@ ENVIRONMENT = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-    """
-    :param finished: runs with a result, earlier ones included
-    :param failed: runs → the end of what they printed, traceback included
-    """
-
-    finished: tuple[Run, ...]
-    failed: dict[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
 class Running:
     """
     A run in its process.
@@ -79,13 +68,14 @@ class Running:
         return document["steps"] / self.run.timesteps, document["return"]
 
 
-def train_all(runs: Iterable[Run], out: Path, jobs: int) -> Outcome:
+def train_all(runs: Iterable[Run], out: Path, jobs: int) -> dict[str, str]:
     """
     Train what has no result yet.
 
     :param runs: in the order in which they start
     :param out: folder for the results
     :param jobs: processes at a time
+    :return: failed runs → the end of what they printed, traceback included
     :raises ValueError: when a result is there that was made with other settings
     :raises KeyboardInterrupt: after the running processes were ended
     """
@@ -106,9 +96,7 @@ def train_all(runs: Iterable[Run], out: Path, jobs: int) -> Outcome:
                 running = [one for one in running if one not in ended]
                 for one in ended:
                     report = conclude(one, out)
-                    if report is None:
-                        finished.append(one.run)
-                    else:
+                    if report is not None:
                         failed[str(one.run)] = report
                     display.ended(one, out, report)
                 display.show(running, len(waiting))
@@ -118,7 +106,7 @@ def train_all(runs: Iterable[Run], out: Path, jobs: int) -> Outcome:
             # Nothing is left running when this is interrupted, or fails.
             stop(running)
             display.clear()
-    return Outcome(tuple(finished), failed)
+    return failed
 
 
 def is_finished(run: Run, out: Path) -> bool:
@@ -419,13 +407,14 @@ def plan(options: argparse.Namespace) -> list[Run]:
     ]
 
 
-def execute(runs: list[Run], out: Path, jobs: int) -> Outcome:
+def execute(runs: list[Run], out: Path, jobs: int) -> dict[str, str]:
     """
     :func:`train_all` for a command line.
 
     :param runs: to train
     :param out: folder for the results
     :param jobs: processes at a time
+    :return: failed runs → why
     :raises SystemExit: when interrupted, or something is missing
     """
     if find_spec("rl_zoo3") is None:
@@ -445,10 +434,10 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
     :raises SystemExit: when a run failed
     """
     try:
-        outcome = execute(plan(options), options.out, options.jobs)
+        failed = execute(plan(options), options.out, options.jobs)
     except ValueError as error:
         sys.exit(str(error))
-    if outcome.failed:
-        names = "\n  ".join(outcome.failed)
-        sys.exit(f"{len(outcome.failed)} runs failed (tried again by the same command):\n  {names}")
+    if failed:
+        names = "\n  ".join(failed)
+        sys.exit(f"{len(failed)} runs failed (tried again by the same command):\n  {names}")
     print(f"All is in {options.out}. Next: python -m sb3_trpo_ext.bench report --results {options.out}")

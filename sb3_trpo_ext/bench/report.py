@@ -370,10 +370,12 @@ def conditions(comparison: Comparison) -> str:
         origins = Counter(one.origin for one in comparison.results if one.run.label == label)
         others = [f"{n} of {origins.total()} runs measured otherwise: {one}" for one, n in origins.items() if one]
         lines += [f"{label}: {text}." for text in others]
-        seeds = {task: sorted(one.run.seed for one in comparison.runs(label, task)) for task in comparison.tasks}
-        sets = {tuple(found) for found in seeds.values() if found}
-        missing = [str(task) for task, found in seeds.items() if not found]
-        text = " / ".join(" ".join(map(str, found)) for found in sorted(sets))
+        alike: dict[str, list[str]] = {}
+        for task in comparison.tasks:
+            seeds = " ".join(map(str, sorted(one.run.seed for one in comparison.runs(label, task))))
+            alike.setdefault(seeds, []).append(str(task))
+        missing = alike.pop("", [])
+        text = "; ".join(seeds + f" ({', '.join(named)})" * (len(alike) > 1) for seeds, named in alike.items())
         mixed = [str(task) for task in comparison.tasks if has_mixed_settings(comparison.runs(label, task))]
         if mixed:
             lines.append(f"**{label}: not all seeds were trained with the same settings: {', '.join(mixed)}.**")

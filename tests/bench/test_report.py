@@ -54,7 +54,8 @@ def test_report(tmp_path, results, capsys):
     # Two of four beat 305 and all beat 100; 310 and above beat both: (1 + 2 + 2 + 2) / 8.
     assert row(text, "Probability of improvement", "CartPole-v1 20k")[0].startswith("0.88 [")
     assert row(text, "Return per minute", "CartPole-v1 20k")[2] == "375.5 (1.00 min)"
-    assert "trpo: seeds 0 1; no runs of Pendulum-v1 40k" in text
+    assert "- trpo: seeds 0 1; no runs of Pendulum-v1 40k." in text
+    assert "- trpo_ext: seeds 0 1 2 3 (CartPole-v1 20k); 0 1 (Pendulum-v1 40k)." in text
     assert (
         "python -m sb3_trpo_ext.bench learn --algos trpo_ext --envs Pendulum-v1 --timesteps 40000 --seeds 0 1" in text
     )

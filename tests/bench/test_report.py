@@ -23,6 +23,12 @@ from sb3_trpo_ext.bench.statistics import Estimate
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 STORED = [BENCHMARKS / "quick", BENCHMARKS / "classic", BENCHMARKS / "mujoco"]
+README = BENCHMARKS.parent / "README.md"
+#: Folder under docs → the options that its report is made with.
+REPORTS = {
+    "learning": ("--results", "benchmarks/mujoco", "--labels", "trpo_ext", "trpo", "--suite", "mujoco"),
+    "small-tasks": ("--results", "benchmarks/classic"),
+}
 
 
 @pytest.fixture
@@ -174,6 +180,20 @@ def test_stored_results_can_be_reported(folder):
     comparison = Comparison.of(read_all([folder]))
     assert comparison.shared() and len(tables(comparison)) >= 4
     assert "same settings" not in conditions(comparison)
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_docs_and_readme_have_what_the_report_of_the_stored_results_says(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(BENCHMARKS.parent)
+    main(["report", *REPORTS[name], "--out", str(tmp_path)])
+    text = (tmp_path / "learning.md").read_text()
+    assert text == Path("docs", name, "learning.md").read_text()
+    readme = README.read_text()
+    assert f"bench report {' '.join(REPORTS[name])}" in readme
+    figures = {line.split(" | ")[0]: line.strip("| ").split(" | ")[1:] for line in readme.splitlines()}
+    for task in map(str, Comparison.of(read_all([Path(REPORTS[name][1])])).tasks):
+        ours, theirs = row(text, "Return at the end", task)[:2]
+        assert figures[f"| {task}"] == [ours, theirs, row(text, "Probability of improvement", task)[0]]
 
 
 def test_only_shared_tasks_are_averaged(results):

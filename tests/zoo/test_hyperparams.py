@@ -22,9 +22,11 @@ THEIR_DEFAULTS = inspect.signature(sb3_contrib.TRPO).parameters
 FOR_THE_ZOO = {"n_envs", "n_timesteps", "normalize", "env_wrapper", "frame_stack"}
 #: Settings of our own; docs/tuning.md says for which of them there was a search.
 TUNED = {
+    "Acrobot-v1",
     "BipedalWalker-v3",
     "CartPole-v1",
     "LunarLander-v3",
+    "MountainCar-v0",
     "MountainCarContinuous-v0",
     "Pendulum-v1",
     *(

@@ -119,14 +119,6 @@ def _panels(curves: Curves, path: Path, xlabel: str, against_time: bool) -> None
         figure.savefig(path, dpi=DPI)
 
 
-def _legend(figure: Figure, axes: Axes, labels: int, **inside: Any) -> None:
-    """In the axes, or beside them where they have no room for it."""
-    if labels <= MOST_IN_PANEL:
-        axes.legend(frameon=False, **inside)
-    else:
-        figure.legend(**APART)
-
-
 def profile(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
     """
     Share of the runs above each scaled return, with bootstrap interval.
@@ -152,15 +144,18 @@ def profile(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None
         axes.set_ylim(-0.02, 1.02)
         axes.grid(color="#eeeeee")
         axes.set_axisbelow(True)
-        _legend(figure, axes, len(scores))
+        if len(scores) <= MOST_IN_PANEL:
+            axes.legend(frameon=False)
+        else:
+            figure.legend(**APART)
         figure.savefig(path, dpi=DPI)
 
 
 def improvement(estimates: Mapping[tuple[str, str], Estimate], baseline: str, path: Path) -> None:
     """
-    A row for each label and task: probability of improvement over the baseline with its interval.
+    Probability of improvement over the baseline with its interval: rows for tasks, colours for labels.
 
-    :param estimates: label and task → estimate
+    :param estimates: label and task → estimate; a few labels, or the two exchanged
     :param baseline: label
     :param path: of the PNG
     """
@@ -188,5 +183,5 @@ def improvement(estimates: Mapping[tuple[str, str], Estimate], baseline: str, pa
         axes.set_xlim(-0.03, 1.03)
         axes.set_xlabel(f"probability of a higher return than {baseline}")
         axes.grid(axis="x", color="#eeeeee")
-        _legend(figure, axes, len(labels), loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.1)
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.1)
         figure.savefig(path, dpi=DPI)

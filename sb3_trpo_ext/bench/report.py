@@ -468,7 +468,10 @@ def draw(comparison: Comparison, out: Path) -> dict[str, str]:
         pictures["profile.png"] = "Performance profile over all tasks"
     estimates = improvements(comparison)
     if estimates:
-        named = {(label, "all tasks" if task is None else str(task)): one for (label, task), one in estimates.items()}
+        if len(comparison.labels) > plots.MOST_IN_PANEL:
+            named = {("all tasks", label): one for (label, task), one in estimates.items() if task is None}
+        else:
+            named = {(label, str(task or "all tasks")): one for (label, task), one in estimates.items()}
         plots.improvement(named, comparison.baseline, out / "improvement.png")
         pictures["improvement.png"] = f"Probability of improvement over {comparison.baseline}"
     return pictures

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from sb3_trpo_ext.bench import plots
 from sb3_trpo_ext.bench.__main__ import main
 from sb3_trpo_ext.bench.plots import colours, line_styles
 from sb3_trpo_ext.bench.report import (
     Comparison,
     bracketed,
     conditions,
+    draw,
     figure,
     gained_per_minute,
     improvements,
@@ -26,7 +28,7 @@ STORED = [BENCHMARKS / "quick", BENCHMARKS / "classic", BENCHMARKS / "mujoco"]
 README = BENCHMARKS.parent / "README.md"
 #: Folder under docs → the options that its report is made with.
 REPORTS = {
-    "learning": ("--results", "benchmarks/mujoco", "--labels", "trpo_ext", "trpo", "--suite", "mujoco"),
+    "learning": ("--results", "benchmarks/mujoco", "--labels", "trpo_ext", "trpo", "ppo", "--suite", "mujoco"),
     "small-tasks": ("--results", "benchmarks/classic"),
 }
 
@@ -192,8 +194,16 @@ def test_docs_and_readme_have_what_the_report_of_the_stored_results_says(name, t
     assert f"bench report {' '.join(REPORTS[name])}" in readme
     figures = {line.split(" | ")[0]: line.strip("| ").split(" | ")[1:] for line in readme.splitlines()}
     for task in map(str, Comparison.of(read_all([Path(REPORTS[name][1])])).tasks):
-        ours, theirs = row(text, "Return at the end", task)[:2]
-        assert figures[f"| {task}"] == [ours, theirs, row(text, "Probability of improvement", task)[0]]
+        returns, probability = row(text, "Return at the end", task), row(text, "Probability of improvement", task)[0]
+        assert figures[f"| {task}"] == [*returns, probability]
+    probability = row(text, "Probability of improvement", "**all**")[0]
+    assert f"| {' | '.join([*row(text, 'Interquartile mean', '**all**'), probability])} |\n" in readme
+
+
+def test_the_ablation_in_docs_is_what_the_report_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(BENCHMARKS.parent)
+    main(["report", "--results", "benchmarks/ablation", "--baseline", "shipped", "--out", str(tmp_path)])
+    assert (tmp_path / "learning.md").read_text() == Path("docs/ablation/learning.md").read_text()
 
 
 def test_only_shared_tasks_are_averaged(results):
@@ -278,3 +288,16 @@ def test_many_columns_are_told_apart():
     colour, style = colours(labels), line_styles(labels)
     assert len({(colour[label], style[label]) for label in labels}) == len(labels)
     assert {style[label] for label in labels[:8]} == {"-"}
+
+
+def test_of_many_labels_the_improvement_over_all_tasks_is_drawn(tmp_path, stored, monkeypatch):
+    labels = [f"variant-{i}" for i in range(plots.MOST_IN_PANEL)]
+    for label in ("trpo", *labels):
+        for task in ("CartPole-v1", "Pendulum-v1"):
+            stored(tmp_path, label, task, 1000, [1.0, 2.0], algo="trpo_ext")
+    drawn = {}
+    monkeypatch.setattr(plots, "improvement", lambda estimates, *_: drawn.update(estimates))
+    comparison = Comparison.of(read_all([tmp_path]))
+    draw(comparison, tmp_path)
+    assert list(drawn) == [("all tasks", label) for label in labels]
+    assert all(one == improvements(comparison)[label, None] for (_, label), one in drawn.items())

@@ -489,7 +489,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--baseline",
-        default=BASELINE,
         help=f"label to compare with (default {BASELINE}); with another, a table of variants",
     )
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for learning.md and PNGs")
@@ -519,7 +518,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
         sys.exit(str(error))
     require_known("--labels", options.labels, {one.run.label for one in results})
     require_known("--envs", options.envs, {one.run.environment for one in results})
-    if options.baseline != BASELINE:
+    if options.baseline:
         require_known("--baseline", [options.baseline], set(options.labels or [one.run.label for one in results]))
     chosen = [
         one
@@ -531,7 +530,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
     if not chosen:
         there = ", ".join(dict.fromkeys(f"{one.run.label} {one.run.task}" for one in results))
         sys.exit(f"No run fits --labels, --envs and --suite. There are: {there}")
-    comparison = Comparison.of(chosen, options.baseline)
+    comparison = Comparison.of(chosen, options.baseline or BASELINE)
     options.out.mkdir(parents=True, exist_ok=True)
     text = markdown(comparison, draw(comparison, options.out))
     (options.out / "learning.md").write_text(text)

@@ -15,6 +15,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 
+from sb3_trpo_ext.common.settings import number
+
 SB3_LAST_LAYER_GAIN = 0.01
 
 
@@ -25,9 +27,9 @@ class MlpPolicy(ActorCriticPolicy):
     :param observation_space: of the environment
     :param action_space: of the environment
     :param lr_schedule: of the critic's optimizer
-    :param last_layer_gain: above 0, of the orthogonal initialisation of the actor's last layer. With SB3's 0.01 the
-        first actions hardly depend on the observation: a Box action's mean is near 0, discrete ones are almost equally
-        probable
+    :param last_layer_gain: finite, above 0, of the orthogonal initialisation of the actor's last layer. With SB3's 0.01
+        the first actions hardly depend on the observation: a Box action's mean is near 0, discrete ones are about
+        equally probable
     :param kwargs: as SB3's ``ActorCriticPolicy``
     :raises ValueError: when the gain is not above 0, or is another than 0.01 without ``ortho_init``
     """
@@ -40,8 +42,8 @@ class MlpPolicy(ActorCriticPolicy):
         last_layer_gain: float = SB3_LAST_LAYER_GAIN,
         **kwargs: Any,
     ):
-        if not last_layer_gain > 0:
-            raise ValueError(f"last_layer_gain must be above 0, got {last_layer_gain!r}")
+        if not number(0, open_low=True)(last_layer_gain):
+            raise ValueError(f"last_layer_gain must be a finite number above 0, got {last_layer_gain!r}")
         self.last_layer_gain = last_layer_gain
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 

@@ -149,7 +149,8 @@ class TRPO(OnPolicyAlgorithm):
     :param rollout_buffer_kwargs: passed to the buffer
     :param normalize_advantage: to mean 0 and standard deviation 1, over the samples of an update
     :param target_kl: δ > 0 in nats, the size of the trust region: a number, a schedule or ``"lin_0.02"``. Higher learns
-        faster until it becomes unstable. None is 0.02 for each action dimension, and 0.02 in all with
+        faster until it becomes unstable. Where it is 0, as at the last update of a schedule to 0, only the critic is
+        updated. None is 0.02 for each action dimension, and 0.02 in all with
         ``kl_reduction="mean"`` or a Euclidean region.
     :param sub_sampling_factor: the policy's whole update (gradient, curvature and line search) uses every k-th sample
         only, as sb3-contrib's, which shuffles them first

@@ -222,9 +222,17 @@ def test_selection(tmp_path, results):
         main(["report", "--results", str(results), "--labels", "trpo_ext", "--suite", "box2d"])
 
 
-@pytest.mark.parametrize("arguments", [("--labels", "trpo", "typo"), ("--envs", "typo"), ("--baseline", "typo")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--labels", "trpo", "wid"),
+        ("--envs", "wid"),
+        ("--baseline", "wid"),
+        ("--baseline", "wide", "--labels", "trpo", "trpo_ext"),
+    ],
+)
 def test_misspelt_names(tmp_path, results, arguments):
-    with pytest.raises(SystemExit, match=f"{arguments[0]} typo: there are only runs of .*, "):
+    with pytest.raises(SystemExit, match=f"{arguments[0]} wide?: there are only runs of .*, "):
         main(["report", "--results", str(results), "--out", str(tmp_path), *arguments])
 
 

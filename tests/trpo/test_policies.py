@@ -34,9 +34,9 @@ def test_last_layer_gain_scales_the_last_layer_alone(kind, action, tmp_path):
     assert policy_class.load(tmp_path / "policy").last_layer_gain == 0.5
 
 
-@pytest.mark.parametrize("gain", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("gain", [0, -1.0, float("nan"), float("inf"), "1", None])
 def test_a_gain_that_is_none(gain):
-    with pytest.raises(ValueError, match="last_layer_gain must be above 0, got"):
+    with pytest.raises(ValueError, match="last_layer_gain must be a finite number above 0, got"):
         MlpPolicy(VECTOR, ACTIONS["box"], lambda _: 1e-3, last_layer_gain=gain)
 
 

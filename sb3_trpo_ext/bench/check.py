@@ -37,9 +37,12 @@ class Verdict:
 def judge(stored: list[Result], fresh: list[Result]) -> Verdict:
     """
     :param stored: results of one label
-    :param fresh: the same tasks and seeds; tasks with a scale
+    :param fresh: the same tasks and seeds
+    :raises ValueError: when a task has no scale
     """
     before, now = Comparison.of(stored), Comparison.of(fresh)
+    if before.shared() != before.tasks or before.tasks != now.tasks:
+        raise ValueError(f"Fresh and stored runs must be of the same tasks, with a scale: {before.tasks}, {now.tasks}")
     label = stored[0].run.label
     rows = {
         str(task): (

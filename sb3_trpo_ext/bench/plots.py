@@ -61,27 +61,29 @@ def on_grid(results: Sequence[Result]) -> tuple[Array, Array, Array]:
     return steps[known], returns[:, known], minutes[:, known]
 
 
-def learning_curves(curves: Curves, path: Path) -> None:
+def learning_curves(curves: Curves, baseline: str, path: Path) -> None:
     """
     A panel for each task: interquartile mean over seeds with bootstrap interval against steps.
 
     :param curves: task → label → seeds
+    :param baseline: label that stands out among many
     :param path: of the PNG
     """
-    _panels(curves, path, "steps", against_time=False)
+    _panels(curves, baseline, path, "steps", against_time=False)
 
 
-def return_against_time(curves: Curves, path: Path) -> None:
+def return_against_time(curves: Curves, baseline: str, path: Path) -> None:
     """
     The same against minutes of training, mean over seeds.
 
     :param curves: task → label → seeds
+    :param baseline: label that stands out among many
     :param path: of the PNG
     """
-    _panels(curves, path, "minutes of training", against_time=True)
+    _panels(curves, baseline, path, "minutes of training", against_time=True)
 
 
-def _panels(curves: Curves, path: Path, xlabel: str, against_time: bool) -> None:
+def _panels(curves: Curves, baseline: str, path: Path, xlabel: str, against_time: bool) -> None:
     columns = min(COLUMNS, len(curves))
     rows = math.ceil(len(curves) / columns)
     labels = list(dict.fromkeys(label for panel in curves.values() for label in panel))
@@ -98,7 +100,8 @@ def _panels(curves: Curves, path: Path, xlabel: str, against_time: bool) -> None
                 x = minutes.mean(axis=0) if against_time else steps
                 middle, low, high = bootstrap_curve(returns, iqm)
                 named = f"{label} ({len(results)})"
-                (drawn[label],) = panel.plot(x, middle, style[label], color=colour[label], label=named, linewidth=1.4)
+                width = 3.5 if legend_apart and label == baseline else 1.4
+                (drawn[label],) = panel.plot(x, middle, style[label], color=colour[label], label=named, linewidth=width)
                 if not legend_apart:
                     panel.fill_between(x, low, high, color=colour[label], alpha=0.18, linewidth=0)
             panel.set_title(task, loc="left", fontweight="bold")

@@ -28,6 +28,7 @@ NAMES = {
     "a2c": "SB3 a2c",
     "acer": "acer (ours)",
 }
+MOST_COLUMNS = 8  # labels side by side; more are rows
 NOTHING = "–"
 UNKNOWN = "unknown"
 
@@ -104,17 +105,20 @@ Cell = Callable[[str, Task], str]
 
 def table(comparison: Comparison, cell: Cell, last: dict[str, str] | None = None, labels: Sequence[str] = ()) -> str:
     """
-    :param comparison: whose tasks are the rows
+    Tasks are rows and labels columns; the other way round when there are too many labels for that.
+
+    :param comparison: of labels and tasks
     :param cell: (label, task) → text
-    :param last: label → text of a further row over all tasks
-    :param labels: columns; all of the comparison's by default
+    :param last: label → text over all tasks
+    :param labels: all of the comparison's by default
     :return: Markdown
     """
     labels = labels or comparison.labels
     rows = [[str(task), *(cell(label, task) for label in labels)] for task in comparison.tasks]
     if last is not None:
         rows.append(["**all**", *(last[label] for label in labels)])
-    return grid([["task", *(NAMES.get(label, label) for label in labels)], *rows])
+    rows = [["task", *(NAMES.get(label, label) for label in labels)], *rows]
+    return grid(rows if len(labels) <= MOST_COLUMNS else [list(column) for column in zip(*rows, strict=True)])
 
 
 def grid(rows: Sequence[Sequence[str]], words: int = 1) -> str:
@@ -204,7 +208,7 @@ def tables(comparison: Comparison) -> list[tuple[str, str, str]]:
         (
             "Interquartile mean",
             "Of the same returns, with 95 % stratified bootstrap interval. All tasks together: each return scaled so "
-            "that 0 is random actions and 1 a good return, over the tasks that every column has. A single seed has no "
+            "that 0 is random actions and 1 a good return, over the tasks that all of them have. A single seed has no "
             "interval.",
             table(comparison, iqm_cell, overall),
         ),
@@ -456,11 +460,11 @@ def draw(comparison: Comparison, out: Path) -> dict[str, str]:
     :param out: folder for the PNGs
     :return: file name → what it shows
     """
-    plots.learning_curves(curves(comparison), out / "curves.png")
+    plots.learning_curves(curves(comparison), comparison.baseline, out / "curves.png")
     pictures = {"curves.png": "Learning curves: interquartile mean over seeds and 95 % bootstrap interval"}
     timed = [one for one in comparison.results if one.is_timed]
     if timed:
-        plots.return_against_time(curves(Comparison.of(timed)), out / "time.png")
+        plots.return_against_time(curves(Comparison.of(timed)), comparison.baseline, out / "time.png")
         pictures["time.png"] = "The same against minutes of training"
     if comparison.shared():
         scores = {label: comparison.scores(label) for label in comparison.labels}

@@ -79,6 +79,18 @@ def test_report(tmp_path, results, capsys):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_more_labels_than_fit_side_by_side_are_rows(tmp_path, stored):
+    for n in range(8):
+        stored(tmp_path, f"v{n}", "CartPole-v1", 20_000, [300.0 + n], algo="trpo_ext", params={"gamma": 0.9 + n / 100})
+    main(["report", "--results", str(tmp_path), "--out", str(tmp_path)])
+    assert "| task | v0 | v1 |" in (tmp_path / "learning.md").read_text()
+    stored(tmp_path, "trpo_ext", "CartPole-v1", 20_000, [300.0, 310.0])
+    main(["report", "--results", str(tmp_path), "--out", str(tmp_path)])
+    text = (tmp_path / "learning.md").read_text()
+    assert row(text, "Return at the end", "v7") == ["307.0"]
+    assert "| task | CartPole-v1 20k | **all** |\n| --- | ---: | ---: |\n| trpo_ext (ours) | 305.0 [" in text
+
+
 def test_one_command_trains_all_that_have_the_same_seeds(tmp_path, stored):
     for label in ("trpo", "trpo_ext"):
         stored(tmp_path, label, "CartPole-v1", 20_000, [300.0, 310.0])

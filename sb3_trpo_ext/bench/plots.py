@@ -135,7 +135,7 @@ def profile(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None
     thresholds = np.linspace(low - margin, high + margin, THRESHOLDS)
     colour, style = colours(list(scores)), line_styles(list(scores))
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(6, 3.6), layout="constrained")
+        figure = Figure(figsize=(6, max(3.6, 0.2 * len(scores))), layout="constrained")
         axes: Axes = figure.subplots()
         for label, tasks in scores.items():
             share, lower, upper = performance_profile(tasks, thresholds.tolist())

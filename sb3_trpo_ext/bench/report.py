@@ -402,7 +402,7 @@ def circumstances(documents: Sequence[Document]) -> list[str]:
             versions.setdefault(name, set()).add(version)
     used = ", ".join(f"{name} {' / '.join(sorted(found))}" for name, found in versions.items())
     return [
-        f"{len(documents)} runs, one torch thread each unless measured otherwise.",
+        f"{len(documents)} run{'s' * (len(documents) > 1)}, one torch thread each unless measured otherwise.",
         f"Commits: {', '.join(sorted(commits)) or UNKNOWN}.",
         f"Versions: {used or UNKNOWN}.",
         f"Machine: {'; '.join(sorted(processors)) or UNKNOWN}.",
@@ -461,19 +461,22 @@ def draw(comparison: Comparison, out: Path) -> dict[str, str]:
     :return: file name → what it shows
     """
     plots.learning_curves(curves(comparison), comparison.baseline, out / "curves.png")
-    pictures = {"curves.png": "Learning curves: interquartile mean over seeds and 95 % bootstrap interval"}
+    many = len(comparison.labels) > plots.MOST_IN_PANEL
+    interval = "" if many else " and 95 % bootstrap interval"
+    pictures = {"curves.png": f"Learning curves: interquartile mean over seeds{interval}"}
     timed = [one for one in comparison.results if one.is_timed]
     if timed:
         plots.return_against_time(curves(Comparison.of(timed)), comparison.baseline, out / "time.png")
-        pictures["time.png"] = "The same against minutes of training"
+        pictures["time.png"] = "The same against minutes of training, for the runs whose time was taken"
     if comparison.shared():
         scores = {label: comparison.scores(label) for label in comparison.labels}
         plots.profile(scores, out / "profile.png")
         pictures["profile.png"] = "Performance profile over all tasks"
     estimates = improvements(comparison)
     if estimates:
-        if len(comparison.labels) > plots.MOST_IN_PANEL:
-            named = {("all tasks", label): one for (label, task), one in estimates.items() if task is None}
+        if many:
+            over = str(comparison.tasks[0]) if len(comparison.tasks) == 1 else "all tasks"
+            named = {(over, label): one for (label, task), one in estimates.items() if task is None}
         else:
             named = {(label, str(task or "all tasks")): one for (label, task), one in estimates.items()}
         plots.improvement(named, comparison.baseline, out / "improvement.png")

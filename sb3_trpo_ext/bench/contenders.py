@@ -23,9 +23,9 @@ from sb3_trpo_ext.common.batch import full_batch
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.fisher import Fisher
 
-# The same work: as many steps of the conjugate gradient as `match_steps` says, whatever the residual, and sb3-contrib's
-# meaning of target_kl and cg_damping.
-SAME_WORK = {"cg_tolerance": 0.0, "kl_reduction": "mean"}
+# The same work: as many steps of the conjugate gradient as `match_steps` says, whatever the residual, sb3-contrib's
+# meaning of target_kl and cg_damping, and its critic.
+SAME_WORK = {"cg_tolerance": 0.0, "kl_reduction": "mean", "critic": "adam"}
 # Ours with other settings, against sb3-contrib's all the same: suffix of the case's name → settings.
 VARIANTS = {"curvature-thinned-10": {"curvature_sampling_factor": 10}}
 PRODUCTS = 5  # Fisher products of ours that are timed after each update; sb3-contrib's are timed in its CG

@@ -1,5 +1,6 @@
 """The algorithm that users construct: its settings, its data, and what is saved."""
 
+import inspect
 import io
 import math
 import pathlib
@@ -42,6 +43,8 @@ from sb3_trpo_ext.trpo.reuse import EarlierRollouts, Rollout
 from sb3_trpo_ext.trpo.step import StepStatus, TrustRegion, trust_region_step
 
 KL_PER_DIMENSION = 0.02  # nats, of target_kl=None
+CRITIC_UPDATES = {"trust_region": 5, "adam": 10}  # of n_critic_updates=None
+FITTED = {"trust_region": "in a trust region", "adam": "by minibatches"}
 MAX_DAMPING_FACTOR = 1024.0  # of adaptive_damping: ten failures in a row
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
@@ -55,6 +58,10 @@ def _is_none_or_number_of_threads(value: Any) -> bool:
 
 def _is_none_or_limit(value: Any) -> bool:
     return value is None or schedule_of(number(0, open_low=True))(value)
+
+
+def _is_none_or_number_of_updates(value: Any) -> bool:
+    return value is None or whole(1)(value)
 
 
 _SCHEDULE = 'It may be a number, a function of the remaining progress, or "lin_0.02" (to 0), "lin_0.02_0.01".'
@@ -78,7 +85,12 @@ RULES = (
         "0.8 is usual; each trial takes this fraction of the one before.",
     ),
     Rule("line_search_max_iter", whole(0), "a whole number >= 0", "0 takes the natural gradient step unsearched."),
-    Rule("n_critic_updates", whole(1), "a whole number >= 1", "It counts the critic's passes over its samples."),
+    Rule(
+        "n_critic_updates",
+        _is_none_or_number_of_updates,
+        "None or a whole number >= 1",
+        "It counts steps in the critic's trust region, or passes over the samples with Adam.",
+    ),
     Rule("ent_coef", schedule_of(number(-math.inf)), "a finite number or a schedule", _SCHEDULE),
     Rule("sde_sample_freq", whole(-1), "a whole number >= -1", "-1 draws new noise once per rollout."),
     Rule("stats_window_size", whole(1), "a whole number >= 1", "It counts episodes; 100 is usual."),
@@ -90,7 +102,12 @@ RULES = (
     Rule("curvature_sampling_factor", whole(1), "a whole number >= 1", "1 uses all states."),
     Rule("kl_reduction", one_of("sum", "mean"), '"sum" or "mean"', '"sum" is the paper\'s, "mean" sb3-contrib\'s.'),
     Rule("cg_preconditioner", one_of(None, "kfac"), 'None or "kfac"', "None is the plain conjugate gradient."),
-    Rule("critic", one_of("adam", "trust_region"), '"adam" or "trust_region"', '"adam" is sb3-contrib\'s.'),
+    Rule(
+        "critic",
+        one_of(None, "trust_region", "adam"),
+        'None, "trust_region" or "adam"',
+        'None is "trust_region" but for images; "adam" is sb3-contrib\'s.',
+    ),
     Rule("critic_max_kl", number(0, open_low=True), "a number > 0", "0.1 is usual."),
     Rule("rollouts_per_update", whole(1), "a whole number >= 1", "1 learns from the newest rollout alone."),
     Rule("num_threads", _is_none_or_number_of_threads, "None or a whole number from 1 to 1024", "None chooses."),
@@ -112,7 +129,7 @@ class TRPO(OnPolicyAlgorithm):
     2. The Fisher matrix is damped by ``cg_damping`` · I.
     3. The advantages are GAE's, normalised over the rollout, instead of Monte-Carlo estimates of Q; an entropy bonus is
        an option.
-    4. The critic is a network, fitted by minibatch Adam or in a trust region of its own (Schulman et al. 2016).
+    4. The critic is a network, fitted in a trust region of its own (Schulman et al. 2016) or by minibatch Adam.
 
     Differs from sb3-contrib's TRPO:
 
@@ -126,13 +143,16 @@ class TRPO(OnPolicyAlgorithm):
     5. A rollout with NaN or infinity is skipped, counted and logged.
     6. The policy is in evaluation mode (dropout off, batch statistics fixed) during its update, as in the rollout.
     7. ``target_kl`` is 0.02 for each action dimension unless it is given; sb3-contrib's 0.01 is 0.01 for each.
+    8. The critic is fitted in a trust region unless observations hold images; sb3-contrib's, which is ``"adam"`` here,
+       takes many updates to reach returns far from 0.
 
     :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", or an actor-critic policy class
     :param env: environment, vectorised environment, or the id of a registered one
-    :param learning_rate: of the critic, ≥ 0: a number, a schedule (function of the progress remaining, from 1 to 0), or
-        RL Zoo's ``"lin_0.001"``. Higher follows the returns of the last rollout more closely. The actor has none.
+    :param learning_rate: of ``critic="adam"``, ≥ 0: a number, a schedule (function of the progress remaining, from 1 to
+        0), or RL Zoo's ``"lin_0.001"``. Higher follows the returns of the last rollout more closely. The actor has
+        none.
     :param n_steps: steps per environment and update. Higher means fewer, better estimated updates.
-    :param batch_size: samples per gradient step of the critic. Higher is faster and smoother.
+    :param batch_size: samples per gradient step of ``critic="adam"``. Higher is faster and smoother.
     :param gamma: discount, in [0, 1]
     :param cg_max_steps: limit of conjugate gradient steps. Higher gives a direction nearer to the natural gradient.
     :param cg_damping: λ ≥ 0, added to the Fisher matrix. Higher turns the direction towards the plain gradient and
@@ -140,8 +160,8 @@ class TRPO(OnPolicyAlgorithm):
     :param line_search_shrinking_factor: in (0, 1). Higher searches more finely.
     :param line_search_max_iter: trials of the line search; 0 takes the full step (natural policy gradient), whose KL
         may exceed ``target_kl``
-    :param n_critic_updates: passes of the critic over the samples of an update; with ``critic="trust_region"`` its
-        number of steps, of which 3 to 6 are enough
+    :param n_critic_updates: steps of the critic in its trust region, or its passes over the samples of an update with
+        ``critic="adam"``. Higher follows the last rollout more closely. None is 5 steps, or 10 passes.
     :param gae_lambda: in [0, 1]. Higher means less bias and more variance of the advantages.
     :param use_sde: generalized state-dependent exploration (Box only)
     :param sde_sample_freq: steps between new exploration noise for gSDE; −1 for once per rollout
@@ -171,8 +191,10 @@ class TRPO(OnPolicyAlgorithm):
         explores more; below 0 the noise is taken away as training goes on, which returns with noise gain from.
     :param cg_preconditioner: None, or "kfac" (Kronecker-factored; policies of dense layers), which on Gaussian policies
         takes the conjugate gradient to the same residual in fewer steps
-    :param critic: "adam" for minibatch gradient descent with the policy's optimizer, or "trust_region" for Gauss-Newton
-        steps on the whole rollout, without a learning rate
+    :param critic: "trust_region" for Gauss-Newton steps on the whole rollout, which need no learning rate and do not
+        mind how large returns are, or "adam" for minibatch gradient descent with the policy's optimizer. None is
+        "trust_region", but "adam" where observations hold an image (a Box of three dimensions): with convolutions
+        a Gauss-Newton step takes as long as the policy's whole update.
     :param critic_max_kl: ε > 0, the size of the critic's trust region. Higher follows the last rollout more closely.
     :param rollouts_per_update: M: an update learns from the newest rollout and from the M − 1 before it, corrected for
         the policy having changed (:mod:`sb3_trpo_ext.trpo.reuse`). Take ``n_steps`` and ``n_critic_updates`` M times
@@ -208,7 +230,7 @@ class TRPO(OnPolicyAlgorithm):
         cg_damping: float = 0.1,
         line_search_shrinking_factor: float = 0.8,
         line_search_max_iter: int = 10,
-        n_critic_updates: int = 10,
+        n_critic_updates: int | None = None,
         gae_lambda: float = 0.95,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
@@ -230,7 +252,7 @@ class TRPO(OnPolicyAlgorithm):
         adaptive_damping: bool = False,
         ent_coef: float | str | Schedule = 0.0,
         cg_preconditioner: str | None = None,
-        critic: str = "adam",
+        critic: str | None = None,
         critic_max_kl: float = 0.1,
         rollouts_per_update: int = 1,
         num_threads: int | None = None,
@@ -310,6 +332,7 @@ class TRPO(OnPolicyAlgorithm):
         fast = self.fast_collection and can_collect_fast(self.policy, self.rollout_buffer)
         shared = count(self.actor.shared_parameters())
         line = f"Differentiating the {', the '.join(kernels)}; collecting {'fast' if fast else 'by the loop of SB3'}"
+        line += f"; fitting the critic {FITTED[self._critic_fit()]}"
         return line + (f"; only the trust-region step trains the {shared} shared parameters" if shared else "")
 
     def _has_dense_actor(self) -> bool:
@@ -333,13 +356,25 @@ class TRPO(OnPolicyAlgorithm):
                 f"{self.sub_sampling_factor}. Raise n_steps or set normalize_advantage=False."
             )
         samples *= self.rollouts_per_update
-        if samples > self.batch_size and samples % self.batch_size:
+        if self._critic_fit() == "trust_region":
+            self._warn_of_settings_for_adam()
+        elif samples > self.batch_size and samples % self.batch_size:
             warnings.warn(
                 f"batch_size={self.batch_size} does not divide n_steps * n_envs * rollouts_per_update = {samples}: "
                 f"the last minibatch of the critic's every pass has {samples % self.batch_size} samples. Choose a "
                 f"factor of {samples}.",
                 stacklevel=4,
             )
+
+    def _warn_of_settings_for_adam(self) -> None:
+        defaults = inspect.signature(TRPO).parameters
+        for name in ("learning_rate", "batch_size"):
+            if (value := getattr(self, name)) != defaults[name].default:
+                warnings.warn(
+                    f'{name}={value!r} has no effect on a critic that is fitted in a trust region. Set critic="adam" '
+                    "for minibatch gradient descent, or leave it out.",
+                    stacklevel=5,
+                )
 
     def _setup_lr_schedule(self) -> None:
         self.lr_schedule = schedule(self.learning_rate)
@@ -388,10 +423,7 @@ class TRPO(OnPolicyAlgorithm):
         if self.adaptive_damping:
             self._damping_factor = adapted(self._damping_factor, step.status)
 
-        self.policy.set_training_mode(True)
-        rows = self.batch_size if self.critic == "adam" else len(batch.returns)
-        with torch_threads(self.num_threads, rows, count(self._critic.parameters)):
-            fit = self._fit_critic(batch)
+        fit = self._fit_critic(batch)
 
         self._n_updates += 1
         now = {
@@ -445,9 +477,23 @@ class TRPO(OnPolicyAlgorithm):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _fit_critic(self, batch: Batch) -> CriticFit:
-        if self.critic == "adam":
-            return fit_by_gradient_descent(self._critic, batch, self.batch_size, self.n_critic_updates)
-        return fit_in_trust_region(self._critic, batch, self.critic_max_kl, self.n_critic_updates, self.cg_max_steps)
+        method = self._critic_fit()
+        n_updates = self.n_critic_updates or CRITIC_UPDATES[method]
+        rows = self.batch_size if method == "adam" else len(batch.returns)
+        with torch_threads(self.num_threads, rows, count(self._critic.parameters)):
+            if method == "trust_region":
+                return fit_in_trust_region(self._critic, batch, self.critic_max_kl, n_updates, self.cg_max_steps)
+            self.policy.set_training_mode(True)  # Adam does not mind noise; a line search must not see any
+            return fit_by_gradient_descent(self._critic, batch, self.batch_size, n_updates)
+
+    def _critic_fit(self) -> str:
+        """How the critic is fitted: the setting, or its default."""
+        if self.critic is not None:
+            return self.critic
+        space = self.observation_space
+        parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+        images = [part for part in parts if isinstance(part, spaces.Box) and len(part.shape) == 3]
+        return "adam" if images else "trust_region"
 
     def _trust_region(self) -> TrustRegion:
         """The settings as they are now; they may have changed since the last update."""
@@ -517,7 +563,8 @@ class TRPO(OnPolicyAlgorithm):
         """
         Load a model that was saved by this class or by sb3-contrib's TRPO.
 
-        One of sb3-contrib's goes on training with ``kl_reduction="mean"``, the meaning that its ``target_kl`` had.
+        One of sb3-contrib's goes on training with ``kl_reduction="mean"``, the meaning that its ``target_kl`` had, and
+        with ``critic="adam"``.
 
         :param path: of the zip file, or an open binary file
         :param args: as in SB3's ``BaseAlgorithm.load``
@@ -525,7 +572,7 @@ class TRPO(OnPolicyAlgorithm):
         :raises ValueError: when the file is damaged or holds something else
         """
         if "kl_reduction" not in saved_settings(path, "TRPO", own="cg_max_steps"):
-            kwargs.setdefault("kl_reduction", "mean")
+            kwargs = {"kl_reduction": "mean", "critic": "adam", **kwargs}
         return super().load(path, *args, **kwargs)
 
     def set_parameters(

@@ -38,22 +38,24 @@ def sample_trpo(trial: optuna.Trial, n_actions: int, n_envs: int, additional_arg
     """
     dimensions = max(n_actions, 1)
     sampled = {
-        # A minibatch is never larger than what a single environment gives.
         "n_steps_pow": trial.suggest_int("n_steps_pow", 8, 12),
-        "batch_size_pow": trial.suggest_int("batch_size_pow", 5, 8),
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.0001, 0.03, log=True),
         "one_minus_gae_lambda": trial.suggest_float("one_minus_gae_lambda", 0.0001, 0.1, log=True),
         "target_kl": trial.suggest_float("target_kl", 0.001 * dimensions, 0.1 * dimensions, log=True),
         "cg_damping": trial.suggest_float("cg_damping", 0.001 * dimensions, 0.3 * dimensions, log=True),
         "cg_max_steps": trial.suggest_int("cg_max_steps", 5, 30),
-        "learning_rate": trial.suggest_float("learning_rate", 1e-5, 0.002, log=True),
-        "n_critic_updates": trial.suggest_int("n_critic_updates", 5, 30),
+        "critic": trial.suggest_categorical("critic", ["trust_region", "adam"]),
+        "n_critic_updates": trial.suggest_int("n_critic_updates", 3, 30, log=True),
         "ent_coef": trial.suggest_float("ent_coef", -0.01, 0.01),
         "net_arch": trial.suggest_categorical("net_arch", ["small", "medium"]),
         "activation_fn": trial.suggest_categorical("activation_fn", ["tanh", "relu"]),
     }
+    if sampled["critic"] == "adam":
+        # A minibatch is never larger than what a single environment gives.
+        sampled["batch_size_pow"] = trial.suggest_int("batch_size_pow", 5, 8)
+        sampled["learning_rate"] = trial.suggest_float("learning_rate", 1e-5, 0.002, log=True)
     arguments = convert_on_policy(sampled)
-    for name in ("gamma", "gae_lambda", "n_steps", "batch_size"):
+    for name in {"gamma", "gae_lambda", "n_steps", "batch_size"} & arguments.keys():
         # Shown in the study beside the sampled form, which nobody can read.
         trial.set_user_attr(name, arguments[name])
     return arguments

@@ -1,6 +1,7 @@
 """The contract with Stable-Baselines3: wherever its algorithms work, this one runs, predicts, saves, loads, repeats."""
 
 import inspect
+import warnings
 from functools import partial
 
 import gymnasium as gym
@@ -39,6 +40,8 @@ from stable_baselines3.common.vec_env import (
 from torch import nn
 
 from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.common.critic import CriticFit
+from sb3_trpo_ext.trpo import trpo
 
 ACTIONS = {
     "box": spaces.Box(-1, 1, (2,)),
@@ -216,8 +219,18 @@ VARIANTS = {
     "reuse_by_autograd": (BOX, {"rollouts_per_update": 2, "fast_kernels": False, "fast_collection": False}),
     "thinned_update": (BOX, {"sub_sampling_factor": 3}),
     "raw_advantages": (BOX, {"normalize_advantage": False}),
-    "schedules": (BOX, {"learning_rate": LinearSchedule(1e-2, 1e-3, 1.0), "target_kl": LinearSchedule(0.1, 0.01, 1.0)}),
-    "schedules_in_words": (BOX, {"learning_rate": "lin_0.02", "target_kl": "lin_0.02_0.01", "ent_coef": "lin_0_-0.1"}),
+    "schedules": (
+        BOX,
+        {
+            "critic": "adam",
+            "learning_rate": LinearSchedule(1e-2, 1e-3, 1.0),
+            "target_kl": LinearSchedule(0.1, 0.01, 1.0),
+        },
+    ),
+    "schedules_in_words": (
+        BOX,
+        {"critic": "adam", "learning_rate": "lin_0.02", "target_kl": "lin_0.02_0.01", "ent_coef": "lin_0_-0.1"},
+    ),
 }
 
 
@@ -336,11 +349,11 @@ def test_subprocesses_give_the_same_training_as_one_process(tiny, bits, rollouts
 
 
 def test_float_total_and_environment_by_id(tiny):
-    assert tiny("CartPole-v1", n_steps=25, batch_size=25).learn(1e2).num_timesteps == 100
+    assert tiny("CartPole-v1", n_steps=25).learn(1e2).num_timesteps == 100
 
 
-#: The size of the region is for each action dimension.
-OTHER_DEFAULTS = {"target_kl": None}
+#: The size of the region is for each action dimension; the critic's passes are steps in a trust region.
+OTHER_DEFAULTS = {"target_kl": None, "n_critic_updates": None}
 
 
 def test_arguments_and_defaults_are_those_of_sb3_contrib():
@@ -365,7 +378,12 @@ def test_schedules_are_followed(space_env, tiny):
         seen.append(tuple(values.get(f"train/{name}") for name in ("learning_rate", "target_kl", "ent_coef")))
         return True
 
-    schedules = {"learning_rate": "lin_0.02", "target_kl": lambda progress: 0.04 * progress, "ent_coef": "lin_0_-0.4"}
+    schedules = {
+        "critic": "adam",
+        "learning_rate": "lin_0.02",
+        "target_kl": lambda progress: 0.04 * progress,
+        "ent_coef": "lin_0_-0.4",
+    }
     model = tiny(space_env(VECTOR, BOX), **schedules)
     model.learn(64, callback=ConvertCallback(note), log_interval=1000)
     note({"self": model}, {})
@@ -463,7 +481,7 @@ SQUASHED = {
 @pytest.mark.parametrize("settings", SQUASHED)
 def test_ratios_of_squashed_actions_are_those_of_the_policy(settings, space_env, tiny):
     """The objective, computed again with the likelihoods that the policy itself gives to the actions."""
-    model = tiny(space_env(VECTOR, BOX), n_steps=64, batch_size=64, target_kl=0.1, **SQUASHED[settings]).learn(64)
+    model = tiny(space_env(VECTOR, BOX), n_steps=64, target_kl=0.1, **SQUASHED[settings]).learn(64)
     data = model.rollout_buffer._get_samples(np.arange(64))
     assert float(data.actions.abs().max()) < 1
     with torch.no_grad():
@@ -475,17 +493,65 @@ def test_ratios_of_squashed_actions_are_those_of_the_policy(settings, space_env,
 
 def test_warns_of_a_batch_size_that_does_not_divide_the_rollout(space_env, tiny):
     with pytest.warns(UserWarning, match=r"batch_size=5 does not divide .* = 16: .* has 1 samples"):
-        tiny(space_env(VECTOR, BOX), batch_size=5).learn(16)
+        tiny(space_env(VECTOR, BOX), critic="adam", batch_size=5).learn(16)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "batch_size"])
+def test_warns_of_settings_that_the_critics_trust_region_has_not(name, space_env, tiny):
+    with pytest.warns(UserWarning, match=rf'{name}=16 has no effect .* Set critic="adam"'):
+        tiny(space_env(VECTOR, BOX), **{name: 16})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny(space_env(VECTOR, BOX), learning_rate=1e-3, batch_size=128)
+        tiny(space_env(VECTOR, BOX), critic="adam", **{name: 16})
+
+
+@pytest.mark.parametrize(
+    ("policy", "observations", "default"),
+    [
+        ("MlpPolicy", VECTOR, "trust_region"),
+        ("MlpPolicy", spaces.Discrete(3), "trust_region"),
+        ("MultiInputPolicy", spaces.Dict(a=VECTOR, b=spaces.Discrete(2)), "trust_region"),
+        ("MultiInputPolicy", spaces.Dict(a=VECTOR, b=IMAGE), "adam"),
+        ("CnnPolicy", IMAGE, "adam"),
+    ],
+)
+@pytest.mark.parametrize("critic", [None, "trust_region", "adam"])
+def test_how_the_critic_is_fitted(critic, policy, observations, default, space_env, tiny, monkeypatch):
+    """Images alone are left to Adam; 5 steps or 10 passes unless told."""
+    seen = []
+
+    def noted(method):
+        def fit(critic, batch, size, n_updates, *rest):
+            seen.append((method, n_updates))
+            return CriticFit(value_loss=0.0, explained_variance=0.0, finite=True, seconds=0.0)
+
+        return fit
+
+    monkeypatch.setattr(trpo, "fit_in_trust_region", noted("trust_region"))
+    monkeypatch.setattr(trpo, "fit_by_gradient_descent", noted("adam"))
+    for n_updates in (None, 3):
+        tiny(space_env(observations, BOX), policy, critic=critic, n_critic_updates=n_updates).learn(16)
+    chosen = critic or default
+    assert seen == [(chosen, {"trust_region": 5, "adam": 10}[chosen]), (chosen, 3)]
 
 
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({}, "Differentiating the actor by hand, the critic by hand; collecting fast\n"),
-        ({"use_sde": True}, "Differentiating the actor by autograd, the critic by hand; collecting fast\n"),
+        (
+            {},
+            "Differentiating the actor by hand, the critic by hand; collecting fast; "
+            "fitting the critic in a trust region\n",
+        ),
+        (
+            {"use_sde": True, "critic": "adam"},
+            "by autograd, the critic by hand; collecting fast; fitting the critic by minibatches\n",
+        ),
         (
             {"fast_kernels": False, "fast_collection": False},
-            "Differentiating the actor by autograd, the critic by autograd; collecting by the loop of SB3\n",
+            "Differentiating the actor by autograd, the critic by autograd; collecting by the loop of SB3; "
+            "fitting the critic in a trust region\n",
         ),
         # 3 · 5 + 5 and 2 · 5
         (extractor(Extractor, True), "; only the trust-region step trains the 30 shared parameters\n"),
@@ -501,6 +567,7 @@ def test_says_which_ways_it_takes_when_it_begins_to_learn(settings, line, space_
 def test_numbers_of_numpy(space_env, tiny):
     model = tiny(
         space_env(VECTOR, BOX),
+        critic="adam",
         batch_size=np.int64(4),
         n_steps=np.int32(16),
         target_kl=np.float32(0.02),
@@ -579,5 +646,5 @@ def test_every_cell_on_cuda(action, observation, space_env, tiny, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [IdentityEnvBox, lambda: gym.make("CartPole-v1")], ids=["identity", "cartpole"])
 def test_longer_training_repeats_bit_for_bit(make, tiny, bits):
-    runs = [tiny(make(), n_steps=512, batch_size=64, n_critic_updates=10).learn(8192) for _ in range(2)]
+    runs = [tiny(make(), n_steps=512).learn(8192) for _ in range(2)]
     assert bits(runs[0].get_parameters()) == bits(runs[1].get_parameters())

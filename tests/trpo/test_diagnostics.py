@@ -75,9 +75,7 @@ SETTINGS = {
 @pytest.fixture
 def make(space_env, tiny):
     def build(action="box", **settings):
-        return tiny(
-            space_env(VECTOR, ACTIONS[action]), **({"n_steps": 64, "batch_size": 64, "target_kl": 0.02} | settings)
-        )
+        return tiny(space_env(VECTOR, ACTIONS[action]), **({"n_steps": 64, "target_kl": 0.02} | settings))
 
     return build
 
@@ -140,7 +138,7 @@ def test_all_keys_are_there_finite_and_consistent(action, settings, make, bits):
 @pytest.mark.parametrize("action", ACTIONS)
 def test_logged_quantities_are_those_of_torch_distributions(action, reduction, make):
     """KL(old‖new), entropy, surrogate and std, computed again from the rollout by other means."""
-    model = make(action, kl_reduction=reduction, learning_rate=0.0)
+    model = make(action, kl_reduction=reduction, critic="adam", learning_rate=0.0)
     old_policy = make(action).policy
     old_policy.load_state_dict(model.policy.state_dict())
     model.learn(64)
@@ -226,7 +224,7 @@ def test_tensorboard_folder_is_named_after_the_algorithm(make, tmp_path):
 
 def test_skipped_update_is_in_the_outputs_too(space_env, tiny, tmp_path, capsys):
     env = space_env(VECTOR, ACTIONS["box"], bad={70: ("reward", math.nan)})
-    model = tiny(env, n_steps=64, batch_size=64)
+    model = tiny(env, n_steps=64)
     model.set_logger(configure(str(tmp_path), ["stdout", "csv"]))
     with pytest.warns(UserWarning, match="Update skipped"):
         model.learn(64 * 4)
@@ -273,6 +271,15 @@ def test_kl_is_measured_on_the_policy_that_acts_with_batch_norm_and_dropout(acti
     kl = float(old_family.kl(new_family).mean())
     assert logged(model)["train/kl_divergence_loss"] == pytest.approx(kl, rel=1e-3)
     assert 0 < kl <= model.target_kl
+
+
+@pytest.mark.parametrize(("critic", "trains"), [("trust_region", False), ("adam", True)])
+def test_a_line_search_of_the_critic_sees_no_dropout(critic, trains, make):
+    """Its samples would be drawn anew in every trial. Batches that moved the running statistics tell."""
+    extractor = {"features_extractor_class": Normalized, "share_features_extractor": False}
+    model = make(critic=critic, policy_kwargs=extractor).learn(64)
+    assert (int(model.policy.vf_features_extractor.layers[1].num_batches_tracked) > 0) == trains
+    assert int(model.policy.pi_features_extractor.layers[1].num_batches_tracked) == 0
 
 
 def test_status_and_stop_explain_themselves():

@@ -46,8 +46,8 @@ def rollouts(make, updates=2):
     """The last rollout's arrays, collected fast and by SB3's loop, after ``updates`` updates."""
     result = []
     for fast in (True, False):
-        # An update between them enlarges what rounding makes different, the more the longer its step.
-        model = make(fast_collection=fast, target_kl=0.01)
+        # An update between them enlarges what rounding makes different, the more the longer its steps.
+        model = make(fast_collection=fast, target_kl=0.01, critic="adam")
         assert can_collect_fast(model.policy, model.rollout_buffer)
         model.learn(updates * model.n_steps * model.n_envs)
         result.append({name: getattr(model.rollout_buffer, name) for name in ARRAYS})
@@ -91,7 +91,7 @@ def test_with_normalization(space_env, tiny):
 
 def test_time_limits_are_bootstrapped_with_the_terminal_observation(space_env, tiny):
     """Rewards at truncations differ from the environment's by γ V(terminal observation), as in SB3."""
-    model = tiny(space_env(VECTOR, BOX, length=3), n_steps=6, batch_size=6)
+    model = tiny(space_env(VECTOR, BOX, length=3), n_steps=6)
     environment, given, terminal = model.get_env(), [], []
     step = environment.step_wait
 

@@ -78,6 +78,7 @@ def predictions(model, observations):
 SETTINGS = {
     "default": {},
     "all": {
+        "critic": "adam",
         "learning_rate": "lin_0.01",
         "target_kl": "lin_0.02",
         "kl_reduction": "mean",
@@ -129,7 +130,7 @@ def test_counters_of_trouble_are_kept(build, tmp_path):
     [
         ({"target_kl": 0.5}, "train/target_kl", 0.5),
         ({"target_kl": ConstantSchedule(0.3)}, "train/target_kl", 0.3),
-        ({"learning_rate": 0.25}, "train/learning_rate", 0.25),
+        ({"critic": "adam", "learning_rate": 0.25}, "train/learning_rate", 0.25),
         ({"cg_max_steps": 1}, "train/cg_steps", 1),
         ({"cg_tolerance": 0.9}, "train/cg_steps", 1),
         ({"line_search_max_iter": 1}, "train/line_search_trials", 1),
@@ -176,7 +177,7 @@ def test_path_text_open_file_and_buffer(build, bits, tmp_path):
 
 @pytest.mark.parametrize(
     ("settings"),
-    [{}, {"use_sde": True}, {"learning_rate": "lin_0.01", "target_kl": FloatSchedule(0.01)}],
+    [{}, {"use_sde": True}, {"critic": "adam", "learning_rate": "lin_0.01", "target_kl": FloatSchedule(0.01)}],
     ids=["default", "gsde", "schedules"],
 )
 def test_saved_data_is_json_or_importable(settings, kind, build, tmp_path):
@@ -263,7 +264,7 @@ def test_model_of_sb3_contrib_is_opened_and_trained_on(kind, trained, build_cont
         theirs.learn(64)
     theirs.save(tmp_path / "model")
     ours = TRPO.load(tmp_path / "model", env=theirs.get_env(), device="cpu")
-    assert ours.kl_reduction == "mean" and isinstance(ours, TRPO)
+    assert (ours.kl_reduction, ours.critic) == ("mean", "adam") and isinstance(ours, TRPO)
     for name in ("target_kl", "cg_damping", "gamma", "learning_rate", "n_steps", "num_timesteps", "_n_updates"):
         assert getattr(ours, name) == getattr(theirs, name)
     assert bits(ours.policy.state_dict()) == bits(theirs.policy.state_dict())
@@ -290,7 +291,8 @@ def test_model_of_sb3_contrib_is_opened_and_trained_on(kind, trained, build_cont
 
     ours.save(tmp_path / "again")
     again = TRPO.load(tmp_path / "again")
-    assert again.kl_reduction == "mean" and bits(again.get_parameters()) == bits(ours.get_parameters())
+    assert (again.kl_reduction, again.critic) == ("mean", "adam")
+    assert bits(again.get_parameters()) == bits(ours.get_parameters())
 
 
 def test_model_of_sb3_contrib_may_be_given_another_kl(build_contrib, tmp_path):

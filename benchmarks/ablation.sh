@@ -3,7 +3,7 @@
 #
 #   benchmarks/ablation.sh FOLDER [JOBS]     then     python -m sb3_trpo_ext.bench report --results FOLDER --baseline shipped
 #
-# Finished runs are not run again. One to two minutes for each of 3 runs in 23 rows, an hour and a half of one core.
+# Finished runs are not run again. One to two minutes for each of 3 runs in 25 rows, an hour and a half of one core.
 set -e
 folder=${1:?folder for the results}
 jobs=${2:-1}
@@ -26,9 +26,11 @@ variant std-1 "policy_kwargs:'dict(log_std_init=0)'"
 variant entropy-priced ent_coef:-0.005
 variant last-layer-1 "policy_kwargs:'dict(log_std_init=-2, last_layer_gain=1.0)'"
 variant no-orthogonal-init "policy_kwargs:'dict(log_std_init=-2, ortho_init=False)'"
+variant rate-constant-no-orthogonal-init learning_rate:1e-3 "policy_kwargs:'dict(log_std_init=-2, ortho_init=False)'"
+variant relu "policy_kwargs:'dict(log_std_init=-2, activation_fn=nn.ReLU)'"
 variant observations-raw "normalize:'dict(norm_obs=False)'"
 variant rewards-raw "normalize:'dict(norm_reward=False)'"
-variant critic-in-trust-region critic:trust_region n_critic_updates:5
+variant critic-in-trust-region critic:trust_region
 variant critic-5-passes n_critic_updates:5
 variant critic-40-passes n_critic_updates:40
 variant curvature-thinned curvature_sampling_factor:10

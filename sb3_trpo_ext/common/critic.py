@@ -38,6 +38,7 @@ MAX_TRIALS = 10
 class CriticFit:
     """
     :param value_loss: mean squared error, averaged over the fit as it went
+    :param steps: of gradient descent or Gauss-Newton's that were taken, and not undone
     :param explained_variance: of the returns by the values predicted *before the fit*, in (−∞, 1]
     :param finite: False when a loss was not finite, and no step was taken from there on; or when the parameters or the
         optimizer's memory were not in the end, and both were put back as before the fit
@@ -45,6 +46,7 @@ class CriticFit:
     """
 
     value_loss: float
+    steps: int
     explained_variance: float
     finite: bool
     seconds: float
@@ -52,6 +54,7 @@ class CriticFit:
     def logged(self) -> dict[str, float]:
         return {
             "train/value_loss": self.value_loss,
+            "train/critic_steps": self.steps,
             "train/explained_variance": self.explained_variance,
             "train/is_critic_finite": float(self.finite),
             "time/critic_seconds": self.seconds,
@@ -134,16 +137,19 @@ def fit_by_gradient_descent(critic: Critic, batch: Batch, batch_size: int, n_epo
     w_old, memory_old = flatten(critic.parameters), deepcopy(optimizer.state_dict())
     squared_error = critic.squared_error(batch)
     losses: list[float] = []
+    steps = 0
     for rows in _minibatches(batch, batch_size, n_epochs):
         losses.append(squared_error.differentiate(rows))
         if not math.isfinite(losses[-1]):
             break
         optimizer.step()
+        steps += 1
     finite = critic.is_finite()
     if not finite:
         assign(critic.parameters, w_old)
         optimizer.load_state_dict(memory_old)
-    return _fit(batch, losses, finite, started)
+        steps = 0
+    return _fit(batch, losses, steps, finite, started)
 
 
 def fit_in_trust_region(critic: Critic, batch: Batch, max_kl: float, n_solves: int, cg_max_steps: int) -> CriticFit:
@@ -164,12 +170,14 @@ def fit_in_trust_region(critic: Critic, batch: Batch, max_kl: float, n_solves: i
     """
     started = time.perf_counter()
     losses: list[float] = []
+    steps = 0
     for _ in range(n_solves):
         loss, moved = _gauss_newton_step(critic, batch, max_kl, cg_max_steps)
         losses.append(loss)
         if not moved:
             break
-    return _fit(batch, losses, True, started)
+        steps += 1
+    return _fit(batch, losses, steps, True, started)
 
 
 def _gauss_newton_step(critic: Critic, batch: Batch, max_kl: float, cg_max_steps: int) -> tuple[float, bool]:
@@ -181,7 +189,7 @@ def _gauss_newton_step(critic: Critic, batch: Batch, max_kl: float, cg_max_steps
     g = linearization.vjp(((returns - old) / len(returns),))  # −∇ of half the error
     solution = conjugate_gradient(GaussNewton(linearization, DAMPING), g, cg_max_steps, TOLERANCE)
     xHx = solution.quadratic_form(g)
-    if not (math.isfinite(variance) and math.isfinite(xHx) and xHx > 0):
+    if not (0 < variance < math.inf and 0 < xHx < math.inf):
         return variance, False
     # x itself is the minimum of the quadratic model: inside the region there is no reason to go beyond it.
     step = min(1.0, math.sqrt(2 * max_kl * variance / xHx)) * solution.x
@@ -205,10 +213,10 @@ def _minibatches(batch: Batch, batch_size: int, n_epochs: int) -> Iterator[Tenso
         yield from torch.split(order, int(batch_size))
 
 
-def _fit(batch: Batch, losses: list[float], finite: bool, started: float) -> CriticFit:
+def _fit(batch: Batch, losses: list[float], steps: int, finite: bool, started: float) -> CriticFit:
     explained = float(explained_variance(batch.values.cpu().numpy(), batch.returns.cpu().numpy()))
     finite = finite and all(math.isfinite(loss) for loss in losses)
-    return CriticFit(fmean(losses), explained, finite, time.perf_counter() - started)
+    return CriticFit(fmean(losses), steps, explained, finite, time.perf_counter() - started)
 
 
 class SquaredError(Protocol):

@@ -43,8 +43,11 @@ from sb3_trpo_ext.trpo.reuse import EarlierRollouts, Rollout
 from sb3_trpo_ext.trpo.step import StepStatus, TrustRegion, trust_region_step
 
 KL_PER_DIMENSION = 0.02  # nats, of target_kl=None
-CRITIC_UPDATES = {"trust_region": 5, "adam": 10}  # of n_critic_updates=None
 FITTED = {"trust_region": "in a trust region", "adam": "by minibatches"}
+CRITIC_SETTINGS = {
+    "trust_region": ("n_critic_steps", "critic_max_kl"),
+    "adam": ("learning_rate", "batch_size", "n_critic_updates"),
+}
 MAX_DAMPING_FACTOR = 1024.0  # of adaptive_damping: ten failures in a row
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
@@ -58,10 +61,6 @@ def _is_none_or_number_of_threads(value: Any) -> bool:
 
 def _is_none_or_limit(value: Any) -> bool:
     return value is None or schedule_of(number(0, open_low=True))(value)
-
-
-def _is_none_or_number_of_updates(value: Any) -> bool:
-    return value is None or whole(1)(value)
 
 
 _SCHEDULE = 'It may be a number, a function of the remaining progress, or "lin_0.02" (to 0), "lin_0.02_0.01".'
@@ -85,12 +84,7 @@ RULES = (
         "0.8 is usual; each trial takes this fraction of the one before.",
     ),
     Rule("line_search_max_iter", whole(0), "a whole number >= 0", "0 takes the natural gradient step unsearched."),
-    Rule(
-        "n_critic_updates",
-        _is_none_or_number_of_updates,
-        "None or a whole number >= 1",
-        "It counts steps in the critic's trust region, or passes over the samples with Adam.",
-    ),
+    Rule("n_critic_updates", whole(1), "a whole number >= 1", "It counts Adam's passes over the critic's samples."),
     Rule("ent_coef", schedule_of(number(-math.inf)), "a finite number or a schedule", _SCHEDULE),
     Rule("sde_sample_freq", whole(-1), "a whole number >= -1", "-1 draws new noise once per rollout."),
     Rule("stats_window_size", whole(1), "a whole number >= 1", "It counts episodes; 100 is usual."),
@@ -108,6 +102,7 @@ RULES = (
         'None, "trust_region" or "adam"',
         'None is "trust_region" but for images; "adam" is sb3-contrib\'s.',
     ),
+    Rule("n_critic_steps", whole(1), "a whole number >= 1", "3 is usual; many fit the noise of a rollout."),
     Rule("critic_max_kl", number(0, open_low=True), "a number > 0", "0.1 is usual."),
     Rule("rollouts_per_update", whole(1), "a whole number >= 1", "1 learns from the newest rollout alone."),
     Rule("num_threads", _is_none_or_number_of_threads, "None or a whole number from 1 to 1024", "None chooses."),
@@ -141,10 +136,11 @@ class TRPO(OnPolicyAlgorithm):
     3. The conjugate gradient starts from zero and stops on a relative residual.
     4. Images and dictionaries have separate features extractors by default.
     5. A rollout with NaN or infinity is skipped, counted and logged.
-    6. The policy is in evaluation mode (dropout off, batch statistics fixed) during its update, as in the rollout.
+    6. The policy is in evaluation mode (dropout off, batch statistics fixed) during its update, as in the rollout; the
+       critic too, in its trust region.
     7. ``target_kl`` is 0.02 for each action dimension unless it is given; sb3-contrib's 0.01 is 0.01 for each.
-    8. The critic is fitted in a trust region unless observations hold images; sb3-contrib's, which is ``"adam"`` here,
-       takes many updates to reach returns far from 0.
+    8. The critic is fitted in a trust region unless observations hold images; sb3-contrib's way, which is
+       ``critic="adam"``, takes many updates to reach returns far from 0.
 
     :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", or an actor-critic policy class
     :param env: environment, vectorised environment, or the id of a registered one
@@ -154,14 +150,15 @@ class TRPO(OnPolicyAlgorithm):
     :param n_steps: steps per environment and update. Higher means fewer, better estimated updates.
     :param batch_size: samples per gradient step of ``critic="adam"``. Higher is faster and smoother.
     :param gamma: discount, in [0, 1]
-    :param cg_max_steps: limit of conjugate gradient steps. Higher gives a direction nearer to the natural gradient.
+    :param cg_max_steps: limit of conjugate gradient steps, the critic's too. Higher gives a direction nearer to the
+        natural gradient.
     :param cg_damping: λ ≥ 0, added to the Fisher matrix. Higher turns the direction towards the plain gradient and
         shortens the step.
     :param line_search_shrinking_factor: in (0, 1). Higher searches more finely.
     :param line_search_max_iter: trials of the line search; 0 takes the full step (natural policy gradient), whose KL
         may exceed ``target_kl``
-    :param n_critic_updates: steps of the critic in its trust region, or its passes over the samples of an update with
-        ``critic="adam"``. Higher follows the last rollout more closely. None is 5 steps, or 10 passes.
+    :param n_critic_updates: passes of ``critic="adam"`` over the samples of an update. Higher follows the last rollout
+        more closely.
     :param gae_lambda: in [0, 1]. Higher means less bias and more variance of the advantages.
     :param use_sde: generalized state-dependent exploration (Box only)
     :param sde_sample_freq: steps between new exploration noise for gSDE; −1 for once per rollout
@@ -181,8 +178,8 @@ class TRPO(OnPolicyAlgorithm):
     :param seed: of all random generators
     :param device: "auto", "cpu", "cuda", …
     :param kl_reduction: "sum" over action dimensions, or "mean" as sb3-contrib
-    :param curvature_sampling_factor: the Fisher matrix uses every k-th state; the gradient and the line search use all.
-        Higher is faster and noisier (Schulman et al. 2015, appendix C: 10).
+    :param curvature_sampling_factor: the Fisher matrix uses every k-th state; the gradient, the line search and the
+        critic use all. Higher is faster and noisier (Schulman et al. 2015, appendix C: 10).
     :param trust_region: "kl", or "euclidean" for a step of length √(2 · target_kl) along the plain gradient
     :param cg_tolerance: relative residual at which the conjugate gradient stops
     :param adaptive_damping: double the damping after an update that failed (line search or curvature), up to 1024 times
@@ -191,14 +188,18 @@ class TRPO(OnPolicyAlgorithm):
         explores more; below 0 the noise is taken away as training goes on, which returns with noise gain from.
     :param cg_preconditioner: None, or "kfac" (Kronecker-factored; policies of dense layers), which on Gaussian policies
         takes the conjugate gradient to the same residual in fewer steps
-    :param critic: "trust_region" for Gauss-Newton steps on the whole rollout, which need no learning rate and do not
-        mind how large returns are, or "adam" for minibatch gradient descent with the policy's optimizer. None is
-        "trust_region", but "adam" where observations hold an image (a Box of three dimensions): with convolutions
-        a Gauss-Newton step takes as long as the policy's whole update.
-    :param critic_max_kl: ε > 0, the size of the critic's trust region. Higher follows the last rollout more closely.
+    :param critic: "trust_region" for Gauss-Newton steps on the whole rollout, which need no learning rate and reach
+        returns far from 0 soon, or "adam" for minibatch gradient descent with the policy's optimizer, which is faster
+        with large networks. None is "trust_region", but "adam" where observations hold an image (a Box of three
+        dimensions or more).
+    :param n_critic_steps: Gauss-Newton steps per update of ``critic="trust_region"``. Higher follows the last rollout
+        more closely, and its noise.
+    :param critic_max_kl: ε > 0, the size of the critic's trust region in each step. Higher follows the last rollout
+        more closely.
     :param rollouts_per_update: M: an update learns from the newest rollout and from the M − 1 before it, corrected for
-        the policy having changed (:mod:`sb3_trpo_ext.trpo.reuse`). Take ``n_steps`` and ``n_critic_updates`` M times
-        smaller then: M times as many updates, each as well estimated. The rollouts are not saved with the model.
+        the policy having changed (:mod:`sb3_trpo_ext.trpo.reuse`). Take ``n_steps`` M times smaller then, and the
+        critic's steps or passes: M times as many updates, each as well estimated. The rollouts are not saved with the
+        model.
     :param num_threads: of torch during an update; None for 1 with small networks, where more only get in one another's
         way, and the present setting with large ones. The setting is put back afterwards.
     :param fast_kernels: differentiate plain networks (dense layers and convolutions with simple activations) by hand;
@@ -230,7 +231,7 @@ class TRPO(OnPolicyAlgorithm):
         cg_damping: float = 0.1,
         line_search_shrinking_factor: float = 0.8,
         line_search_max_iter: int = 10,
-        n_critic_updates: int | None = None,
+        n_critic_updates: int = 10,
         gae_lambda: float = 0.95,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
@@ -253,6 +254,7 @@ class TRPO(OnPolicyAlgorithm):
         ent_coef: float | str | Schedule = 0.0,
         cg_preconditioner: str | None = None,
         critic: str | None = None,
+        n_critic_steps: int = 3,
         critic_max_kl: float = 0.1,
         rollouts_per_update: int = 1,
         num_threads: int | None = None,
@@ -298,6 +300,7 @@ class TRPO(OnPolicyAlgorithm):
         self.curvature_sampling_factor = curvature_sampling_factor
         self.cg_preconditioner = cg_preconditioner
         self.critic = critic
+        self.n_critic_steps = n_critic_steps
         self.critic_max_kl = critic_max_kl
         self.rollouts_per_update = rollouts_per_update
         self.num_threads = num_threads
@@ -309,6 +312,7 @@ class TRPO(OnPolicyAlgorithm):
 
         if _init_setup_model:
             self._setup_model()
+            self._warn_of_settings_of_the_other_critic()
 
     def _setup_model(self) -> None:
         check(self, RULES)
@@ -332,7 +336,7 @@ class TRPO(OnPolicyAlgorithm):
         fast = self.fast_collection and can_collect_fast(self.policy, self.rollout_buffer)
         shared = count(self.actor.shared_parameters())
         line = f"Differentiating the {', the '.join(kernels)}; collecting {'fast' if fast else 'by the loop of SB3'}"
-        line += f"; fitting the critic {FITTED[self._critic_fit()]}"
+        line += f"; fitting the critic {FITTED[self._critic_method()]}"
         return line + (f"; only the trust-region step trains the {shared} shared parameters" if shared else "")
 
     def _has_dense_actor(self) -> bool:
@@ -356,9 +360,7 @@ class TRPO(OnPolicyAlgorithm):
                 f"{self.sub_sampling_factor}. Raise n_steps or set normalize_advantage=False."
             )
         samples *= self.rollouts_per_update
-        if self._critic_fit() == "trust_region":
-            self._warn_of_settings_for_adam()
-        elif samples > self.batch_size and samples % self.batch_size:
+        if self._critic_method() == "adam" and samples > self.batch_size and samples % self.batch_size:
             warnings.warn(
                 f"batch_size={self.batch_size} does not divide n_steps * n_envs * rollouts_per_update = {samples}: "
                 f"the last minibatch of the critic's every pass has {samples % self.batch_size} samples. Choose a "
@@ -366,14 +368,13 @@ class TRPO(OnPolicyAlgorithm):
                 stacklevel=4,
             )
 
-    def _warn_of_settings_for_adam(self) -> None:
-        defaults = inspect.signature(TRPO).parameters
-        for name in ("learning_rate", "batch_size"):
-            if (value := getattr(self, name)) != defaults[name].default:
+    def _warn_of_settings_of_the_other_critic(self) -> None:
+        method, defaults = self._critic_method(), inspect.signature(TRPO).parameters
+        for other, name in ((other, name) for other, names in CRITIC_SETTINGS.items() for name in names):
+            if other != method and (value := getattr(self, name)) != defaults[name].default:
                 warnings.warn(
-                    f'{name}={value!r} has no effect on a critic that is fitted in a trust region. Set critic="adam" '
-                    "for minibatch gradient descent, or leave it out.",
-                    stacklevel=5,
+                    f'{name}={value!r} has no effect with critic="{method}". Set critic="{other}", or leave it out.',
+                    stacklevel=3,
                 )
 
     def _setup_lr_schedule(self) -> None:
@@ -477,22 +478,23 @@ class TRPO(OnPolicyAlgorithm):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _fit_critic(self, batch: Batch) -> CriticFit:
-        method = self._critic_fit()
-        n_updates = self.n_critic_updates or CRITIC_UPDATES[method]
-        rows = self.batch_size if method == "adam" else len(batch.returns)
+        in_trust_region = self._critic_method() == "trust_region"
+        rows = len(batch.returns) if in_trust_region else self.batch_size
         with torch_threads(self.num_threads, rows, count(self._critic.parameters)):
-            if method == "trust_region":
-                return fit_in_trust_region(self._critic, batch, self.critic_max_kl, n_updates, self.cg_max_steps)
+            if in_trust_region:
+                return fit_in_trust_region(
+                    self._critic, batch, self.critic_max_kl, self.n_critic_steps, self.cg_max_steps
+                )
             self.policy.set_training_mode(True)  # Adam does not mind noise; a line search must not see any
-            return fit_by_gradient_descent(self._critic, batch, self.batch_size, n_updates)
+            return fit_by_gradient_descent(self._critic, batch, self.batch_size, self.n_critic_updates)
 
-    def _critic_fit(self) -> str:
+    def _critic_method(self) -> str:
         """How the critic is fitted: the setting, or its default."""
         if self.critic is not None:
             return self.critic
         space = self.observation_space
         parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
-        images = [part for part in parts if isinstance(part, spaces.Box) and len(part.shape) == 3]
+        images = [part for part in parts if isinstance(part, spaces.Box) and len(part.shape) >= 3]
         return "adam" if images else "trust_region"
 
     def _trust_region(self) -> TrustRegion:

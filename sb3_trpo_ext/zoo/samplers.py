@@ -45,17 +45,19 @@ def sample_trpo(trial: optuna.Trial, n_actions: int, n_envs: int, additional_arg
         "cg_damping": trial.suggest_float("cg_damping", 0.001 * dimensions, 0.3 * dimensions, log=True),
         "cg_max_steps": trial.suggest_int("cg_max_steps", 5, 30),
         "critic": trial.suggest_categorical("critic", ["trust_region", "adam"]),
-        "n_critic_updates": trial.suggest_int("n_critic_updates", 3, 30, log=True),
         "ent_coef": trial.suggest_float("ent_coef", -0.01, 0.01),
         "net_arch": trial.suggest_categorical("net_arch", ["small", "medium"]),
         "activation_fn": trial.suggest_categorical("activation_fn", ["tanh", "relu"]),
     }
-    if sampled["critic"] == "adam":
+    if sampled["critic"] == "trust_region":
+        sampled["n_critic_steps"] = trial.suggest_int("n_critic_steps", 1, 8)
+    else:
         # A minibatch is never larger than what a single environment gives.
         sampled["batch_size_pow"] = trial.suggest_int("batch_size_pow", 5, 8)
         sampled["learning_rate"] = trial.suggest_float("learning_rate", 1e-5, 0.002, log=True)
+        sampled["n_critic_updates"] = trial.suggest_int("n_critic_updates", 5, 30)
     arguments = convert_on_policy(sampled)
-    for name in {"gamma", "gae_lambda", "n_steps", "batch_size"} & arguments.keys():
+    for name in ("gamma", "gae_lambda", "n_steps"):
         # Shown in the study beside the sampled form, which nobody can read.
         trial.set_user_attr(name, arguments[name])
     return arguments

@@ -8,9 +8,11 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 
+from sb3_trpo_ext.common import critic
 from sb3_trpo_ext.common.actor import Actor
 from sb3_trpo_ext.common.batch import Batch
 from sb3_trpo_ext.common.critic import Critic, fit_by_gradient_descent, fit_in_trust_region
+from sb3_trpo_ext.kernels.line_search import LineSearchResult
 from tests.cases import ACTIONS, OBSERVATION, identical, make_policy, snapshot
 
 N, SIZE, RATE = 48, 16, 1e-2
@@ -180,9 +182,12 @@ def test_trust_region_holds_and_the_error_falls(max_kl, fast):
         assert float((after - returns).square().mean()) < float(variance)
 
 
-def test_small_trust_region_is_filled_along_the_dense_solution():
-    """The step is H⁻¹g, scaled to the bound; H from one gradient per state, with the same damping."""
-    case = Case()
+def flat(parameters):
+    return torch.cat([parameter.detach().flatten() for parameter in parameters]).double()
+
+
+def dense_solution(case):
+    """H⁻¹g, H from one gradient per state with the same damping, and the errors."""
     parameters, observations = case.critic.parameters, case.batch.observations
     values = case.policy.predict_values(observations)[:, 0]
     J = torch.stack(
@@ -190,10 +195,15 @@ def test_small_trust_region_is_filled_along_the_dense_solution():
     )
     J, errors = J.double(), (case.batch.returns - values).detach().double()
     H = J.T @ J / N + 0.1 * torch.eye(J.shape[1], dtype=J.dtype)
-    direction = torch.linalg.solve(H, J.T @ errors / N)
-    before = torch.cat([parameter.detach().flatten() for parameter in parameters]).double()
+    return torch.linalg.solve(H, J.T @ errors / N), H, errors
+
+
+def test_small_trust_region_is_filled_along_the_dense_solution():
+    case = Case()
+    direction, H, errors = dense_solution(case)
+    before = flat(case.critic.parameters)
     fit_in_trust_region(case.critic, case.batch, 1e-6, n_solves=1, cg_max_steps=100)
-    step = torch.cat([parameter.detach().flatten() for parameter in parameters]).double() - before
+    step = flat(case.critic.parameters) - before
     assert float(torch.cosine_similarity(step, direction, dim=0)) > 0.999
     assert float(step @ H @ step / (2 * errors.square().mean())) == pytest.approx(1e-6, rel=0.05)
 
@@ -215,6 +225,44 @@ def test_trust_region_moves_only_the_critic(name, fast):
     critic = {id(parameter) for parameter in case.parameters}
     for old, parameter in zip(before, case.policy.parameters(), strict=True):
         assert torch.equal(old, parameter) == (id(parameter) not in critic)
+
+
+@each_way
+def test_inside_a_large_trust_region_the_step_ends_at_the_minimum(fast):
+    """Of the Gauss-Newton approximation: the dense solution itself, not its continuation to the border."""
+    case = Case(fast=fast)
+    direction = dense_solution(case)[0]
+    before = flat(case.critic.parameters)
+    fit = fit_in_trust_region(case.critic, case.batch, 1e6, n_solves=1, cg_max_steps=200)
+    step = flat(case.critic.parameters) - before
+    assert fit.steps == 1
+    torch.testing.assert_close(step, direction, rtol=0, atol=0.02 * float(direction.abs().max()))
+
+
+def test_a_step_that_is_refused_is_undone_and_ends_the_fit(monkeypatch):
+    case = Case()
+    trials = []
+
+    def never_satisfied(evaluate, start, max_kl, shrink, max_trials):
+        trials.append(evaluate(1.0))
+        return LineSearchResult(False, 0.0, trials[-1], 1)
+
+    monkeypatch.setattr(critic, "backtrack", never_satisfied)
+    before = snapshot(case.policy)
+    fit = fit_in_trust_region(case.critic, case.batch, 0.1, 5, 10)
+    assert identical(snapshot(case.policy), before)
+    assert len(trials) == 1 and trials[0].kl > 0
+    assert fit.steps == 0 and fit.finite
+
+
+def test_errors_whose_squares_are_0_take_no_step():
+    case = Case()
+    with torch.no_grad():
+        case.policy.value_net.weight.zero_()
+        case.policy.value_net.bias.fill_(1e-25)
+        case.batch.returns.zero_()
+    fit = fit_in_trust_region(case.critic, case.batch, 0.1, 5, 10)
+    assert fit.steps == 0 and fit.value_loss == 0
 
 
 @pytest.mark.parametrize("returns", ["nan", "perfect"])

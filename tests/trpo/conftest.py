@@ -19,7 +19,7 @@ def tiny() -> Callable[..., TRPO]:
     """A model that is fast to train: ``tiny(env, policy="MlpPolicy", **arguments of TRPO)``."""
 
     def make(env: Any, policy: Any = "MlpPolicy", **settings: Any) -> TRPO:
-        defaults = {"n_steps": 16, "n_critic_updates": 2, "seed": 0, "device": "cpu"}
+        defaults = {"n_steps": 16, "seed": 0, "device": "cpu"}
         small = SMALL[policy] if isinstance(policy, str) else {}
         policy_kwargs = small | settings.pop("policy_kwargs", {})
         return TRPO(policy, env, policy_kwargs=policy_kwargs, **(defaults | settings))

@@ -60,6 +60,7 @@ WRONG = {
     "trust_region": ["wasserstein", None],
     "cg_preconditioner": ["jacobi", False],
     "critic": ["sgd", False],
+    "n_critic_steps": [0, 2.5],
     "critic_max_kl": [0, -0.1, NAN],
     "num_threads": [0, -1, 1.5, True, 10**6],
 }

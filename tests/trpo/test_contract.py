@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from functools import partial
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -40,8 +41,6 @@ from stable_baselines3.common.vec_env import (
 from torch import nn
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.common.critic import CriticFit
-from sb3_trpo_ext.trpo import trpo
 
 ACTIONS = {
     "box": spaces.Box(-1, 1, (2,)),
@@ -208,8 +207,8 @@ VARIANTS = {
     "thinned_curvature": (BOX, {"curvature_sampling_factor": 3}),
     "kfac": (BOX, {"cg_preconditioner": "kfac"}),
     "kfac_thinned": (DISCRETE, {"cg_preconditioner": "kfac", "curvature_sampling_factor": 2, "kl_reduction": "mean"}),
-    "critic_in_trust_region": (BOX, {"critic": "trust_region", "n_critic_updates": 3}),
-    "critic_in_trust_region_by_autograd": (BOX, {"critic": "trust_region", "fast_kernels": False}),
+    "critic_by_minibatches": (BOX, {"critic": "adam", "n_critic_updates": 3}),
+    "critic_by_minibatches_by_autograd": (BOX, {"critic": "adam", "fast_kernels": False}),
     "autograd": (BOX, {"fast_kernels": False}),
     "sb3s_loop": (DISCRETE, {"fast_collection": False}),
     "two_threads": (BOX, {"num_threads": 2}),
@@ -352,8 +351,8 @@ def test_float_total_and_environment_by_id(tiny):
     assert tiny("CartPole-v1", n_steps=25).learn(1e2).num_timesteps == 100
 
 
-#: The size of the region is for each action dimension; the critic's passes are steps in a trust region.
-OTHER_DEFAULTS = {"target_kl": None, "n_critic_updates": None}
+#: The size of the region is for each action dimension.
+OTHER_DEFAULTS = {"target_kl": None}
 
 
 def test_arguments_and_defaults_are_those_of_sb3_contrib():
@@ -496,14 +495,27 @@ def test_warns_of_a_batch_size_that_does_not_divide_the_rollout(space_env, tiny)
         tiny(space_env(VECTOR, BOX), critic="adam", batch_size=5).learn(16)
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "batch_size"])
-def test_warns_of_settings_that_the_critics_trust_region_has_not(name, space_env, tiny):
-    with pytest.warns(UserWarning, match=rf'{name}=16 has no effect .* Set critic="adam"'):
-        tiny(space_env(VECTOR, BOX), **{name: 16})
+SETTINGS_OF_A_CRITIC = {
+    "trust_region": {"n_critic_steps": 7, "critic_max_kl": 0.7},
+    "adam": {"learning_rate": 0.7, "batch_size": 7, "n_critic_updates": 7},
+}
+
+
+@pytest.mark.parametrize(("critic", "other"), [("trust_region", "adam"), ("adam", "trust_region")])
+def test_warns_of_settings_that_only_the_other_critic_has(critic, other, space_env, tiny, tmp_path):
+    environment = space_env(VECTOR, BOX)
+    for name, value in SETTINGS_OF_A_CRITIC[other].items():
+        said = rf'{name}={value} has no effect with critic="{critic}".*"{other}"'
+        with pytest.warns(UserWarning, match=said) as seen:
+            TRPO("MlpPolicy", environment, critic=critic, device="cpu", **{name: value})
+        assert [Path(one.filename).name for one in seen] == ["test_contract.py"]  # where the user wrote it
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tiny(space_env(VECTOR, BOX), learning_rate=1e-3, batch_size=128)
-        tiny(space_env(VECTOR, BOX), critic="adam", **{name: 16})
+        TRPO("MlpPolicy", environment, learning_rate=1e-3, batch_size=128, device="cpu")
+        model = TRPO("MlpPolicy", environment, critic=critic, device="cpu", n_steps=28, **SETTINGS_OF_A_CRITIC[critic])
+        model.save(tmp_path / "model")
+        # RL Zoo loads every model so, only to show what it does.
+        TRPO.load(tmp_path / "model", custom_objects={"learning_rate": 0.0, "clip_range": lambda progress: 0.0})
 
 
 @pytest.mark.parametrize(
@@ -514,26 +526,21 @@ def test_warns_of_settings_that_the_critics_trust_region_has_not(name, space_env
         ("MultiInputPolicy", spaces.Dict(a=VECTOR, b=spaces.Discrete(2)), "trust_region"),
         ("MultiInputPolicy", spaces.Dict(a=VECTOR, b=IMAGE), "adam"),
         ("CnnPolicy", IMAGE, "adam"),
+        ("MlpPolicy", spaces.Box(-1, 1, (2, 3, 4, 4)), "adam"),
     ],
 )
 @pytest.mark.parametrize("critic", [None, "trust_region", "adam"])
-def test_how_the_critic_is_fitted(critic, policy, observations, default, space_env, tiny, monkeypatch):
-    """Images alone are left to Adam; 5 steps or 10 passes unless told."""
-    seen = []
-
-    def noted(method):
-        def fit(critic, batch, size, n_updates, *rest):
-            seen.append((method, n_updates))
-            return CriticFit(value_loss=0.0, explained_variance=0.0, finite=True, seconds=0.0)
-
-        return fit
-
-    monkeypatch.setattr(trpo, "fit_in_trust_region", noted("trust_region"))
-    monkeypatch.setattr(trpo, "fit_by_gradient_descent", noted("adam"))
-    for n_updates in (None, 3):
-        tiny(space_env(observations, BOX), policy, critic=critic, n_critic_updates=n_updates).learn(16)
-    chosen = critic or default
-    assert seen == [(chosen, {"trust_region": 5, "adam": 10}[chosen]), (chosen, 3)]
+def test_how_the_critic_is_fitted(critic, policy, observations, default, space_env, tiny, tmp_path):
+    """Images alone are left to Adam. How many steps were taken tells which way it was."""
+    environment = space_env(observations, BOX)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the other critic's setting
+        model = tiny(environment, policy, critic=critic, n_critic_steps=2, n_critic_updates=7).learn(16)
+    steps = {"trust_region": 2, "adam": 7}[critic or default]
+    assert model.logger.name_to_value["train/critic_steps"] == steps
+    model.save(tmp_path / "model")
+    loaded = TRPO.load(tmp_path / "model", env=environment).learn(16)
+    assert loaded.critic == critic and loaded.logger.name_to_value["train/critic_steps"] == steps
 
 
 @pytest.mark.parametrize(

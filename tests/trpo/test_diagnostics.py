@@ -52,6 +52,7 @@ NUMBERS = {
     "train/entropy",
     "train/explained_variance",
     "train/value_loss",
+    "train/critic_steps",
     "train/is_critic_finite",
     "train/learning_rate",
     "train/n_updates",

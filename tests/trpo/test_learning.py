@@ -34,12 +34,12 @@ class Task:
         return float(evaluate_policy(model, fresh, n_eval_episodes=episodes)[0])
 
 
-CARTPOLE = Task("CartPole-v1", 1, 20, {"n_steps": 512, "n_critic_updates": 15})
+CARTPOLE = Task("CartPole-v1", 1, 20, {"n_steps": 512})
 PENDULUM = Task(
     "Pendulum-v1",
     4,
     -1200,
-    {"n_steps": 256, "n_critic_updates": 15, "gamma": 0.9, "target_kl": 0.02, "cg_damping": 0.05},
+    {"n_steps": 256, "gamma": 0.9, "target_kl": 0.02, "cg_damping": 0.05},
 )
 
 

@@ -2,7 +2,7 @@
 
 # In a process of its own, because importing RL Zoo patches gymnasium for good.
 DRAW = """
-import inspect
+import warnings
 import optuna
 from sb3_trpo_ext import TRPO
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
@@ -12,7 +12,9 @@ for n_actions, dimensions in ((0, 1), (1, 1), (17, 17)):
     for _ in range(20):
         trial = study.ask()
         drawn = HYPERPARAMS_SAMPLER["trpo_ext"](trial, n_actions, 1, {})
-        inspect.signature(TRPO).bind("MlpPolicy", None, **drawn)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of settings that the drawn critic has not
+            TRPO("MlpPolicy", "CartPole-v1", device="cpu", **drawn)
         assert 0.001 * dimensions <= drawn["target_kl"] <= 0.1 * dimensions
         assert 0.001 * dimensions <= drawn["cg_damping"] <= 0.3 * dimensions
         assert HYPERPARAMS_CONVERTER["trpo_ext"](trial.params) == drawn, "a stored trial gives other settings"

@@ -212,10 +212,11 @@ def test_docs_and_readme_have_what_the_report_of_the_stored_results_says(name, t
     assert f"| {' | '.join([*row(text, 'Interquartile mean', '**all**'), probability])} |\n" in readme
 
 
-def test_the_ablation_in_docs_is_what_the_report_says(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "baseline"), [("ablation", "shipped"), ("defaults", "contrib-defaults")])
+def test_variants_in_docs_are_what_the_report_says(name, baseline, tmp_path, monkeypatch):
     monkeypatch.chdir(BENCHMARKS.parent)
-    main(["report", "--results", "benchmarks/ablation", "--baseline", "shipped", "--out", str(tmp_path)])
-    assert (tmp_path / "learning.md").read_text() == Path("docs/ablation/learning.md").read_text()
+    main(["report", "--results", f"benchmarks/{name}", "--baseline", baseline, "--out", str(tmp_path)])
+    assert (tmp_path / "learning.md").read_text() == Path(f"docs/{name}/learning.md").read_text()
 
 
 def test_only_shared_tasks_are_averaged(results):

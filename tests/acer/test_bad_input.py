@@ -102,6 +102,6 @@ def test_a_gradient_that_overflows_is_not_applied(action, space_env, tiny, bits)
 def test_loading_another_algorithms_file_is_said(space_env, tiny, tmp_path):
     from sb3_trpo_ext import TRPO
 
-    TRPO("MlpPolicy", space_env(VECTOR, DISCRETE), n_steps=16, batch_size=16).save(tmp_path / "trpo")
+    TRPO("MlpPolicy", space_env(VECTOR, DISCRETE), n_steps=16).save(tmp_path / "trpo")
     with pytest.raises(ValueError, match=r"saved by another algorithm than ACER"):
         ACER.load(tmp_path / "trpo")

@@ -13,6 +13,7 @@ from sb3_trpo_ext.common.actor import Actor
 from sb3_trpo_ext.common.batch import Batch
 from sb3_trpo_ext.common.critic import Critic, fit_by_gradient_descent, fit_in_trust_region
 from sb3_trpo_ext.kernels.line_search import LineSearchResult
+from sb3_trpo_ext.kernels.vector import flatten
 from tests.cases import ACTIONS, OBSERVATION, identical, make_policy, snapshot
 
 N, SIZE, RATE = 48, 16, 1e-2
@@ -182,10 +183,6 @@ def test_trust_region_holds_and_the_error_falls(max_kl, fast):
         assert float((after - returns).square().mean()) < float(variance)
 
 
-def flat(parameters):
-    return torch.cat([parameter.detach().flatten() for parameter in parameters]).double()
-
-
 def dense_solution(case):
     """H⁻¹g, H from one gradient per state with the same damping, and the errors."""
     parameters, observations = case.critic.parameters, case.batch.observations
@@ -201,9 +198,9 @@ def dense_solution(case):
 def test_small_trust_region_is_filled_along_the_dense_solution():
     case = Case()
     direction, H, errors = dense_solution(case)
-    before = flat(case.critic.parameters)
+    before = flatten(case.critic.parameters).double()
     fit_in_trust_region(case.critic, case.batch, 1e-6, n_solves=1, cg_max_steps=100)
-    step = flat(case.critic.parameters) - before
+    step = flatten(case.critic.parameters).double() - before
     assert float(torch.cosine_similarity(step, direction, dim=0)) > 0.999
     assert float(step @ H @ step / (2 * errors.square().mean())) == pytest.approx(1e-6, rel=0.05)
 
@@ -232,9 +229,9 @@ def test_inside_a_large_trust_region_the_step_ends_at_the_minimum(fast):
     """Of the Gauss-Newton approximation: the dense solution itself, not its continuation to the border."""
     case = Case(fast=fast)
     direction = dense_solution(case)[0]
-    before = flat(case.critic.parameters)
+    before = flatten(case.critic.parameters).double()
     fit = fit_in_trust_region(case.critic, case.batch, 1e6, n_solves=1, cg_max_steps=200)
-    step = flat(case.critic.parameters) - before
+    step = flatten(case.critic.parameters).double() - before
     assert fit.steps == 1
     torch.testing.assert_close(step, direction, rtol=0, atol=0.02 * float(direction.abs().max()))
 

@@ -263,7 +263,7 @@ def _fisher_product_seconds(model: OnPolicyAlgorithm) -> float:
     assert isinstance(model, sb3_trpo_ext.TRPO)
     observations = full_batch(model.rollout_buffer).every(model.curvature_sampling_factor).observations
     family, linearization = model.actor.linearize(observations)
-    fisher = Fisher(linearization, family, model.cg_damping)
+    fisher = Fisher(linearization, family, model.logger.name_to_value["train/cg_damping"])
     vector = torch.randn(sum(parameter.numel() for parameter in model.actor.parameters))
     spans = []
     with undisturbed(), torch_threads(model.num_threads, len(family.statistics[0]), len(vector)):

@@ -43,6 +43,7 @@ from sb3_trpo_ext.trpo.reuse import EarlierRollouts, Rollout
 from sb3_trpo_ext.trpo.step import StepStatus, TrustRegion, trust_region_step
 
 KL_PER_DIMENSION = 0.02  # nats, of target_kl=None
+DAMPING_PER_DIMENSION = 0.1  # of cg_damping=None
 FITTED = {"trust_region": "in a trust region", "adam": "by minibatches"}
 CRITIC_SETTINGS = {
     "trust_region": ("n_critic_steps", "critic_max_kl"),
@@ -63,6 +64,10 @@ def _is_none_or_limit(value: Any) -> bool:
     return value is None or schedule_of(number(0, open_low=True))(value)
 
 
+def _is_none_or_damping(value: Any) -> bool:
+    return value is None or number(0)(value)
+
+
 _SCHEDULE = 'It may be a number, a function of the remaining progress, or "lin_0.02" (to 0), "lin_0.02_0.01".'
 RULES = (
     Rule("learning_rate", schedule_of(number(0)), "a number >= 0 or a schedule", _SCHEDULE),
@@ -74,7 +79,7 @@ RULES = (
     Rule("gamma", number(0, 1), "between 0 and 1", "0.99 is usual."),
     Rule("gae_lambda", number(0, 1), "between 0 and 1", "0.95 is usual."),
     Rule("cg_max_steps", whole(1), "a whole number >= 1", "10 to 25 are usual."),
-    Rule("cg_damping", number(0), "a number >= 0", "0.1 is usual."),
+    Rule("cg_damping", _is_none_or_damping, "a number >= 0 or None", "None is 0.1 per dimension."),
     Rule("adaptive_damping", one_of(True, False), "True or False", "False keeps cg_damping as it is."),
     Rule("cg_tolerance", number(0, 1, open_high=True), "at least 0 and below 1", "It is relative to the gradient."),
     Rule(
@@ -139,6 +144,7 @@ class TRPO(OnPolicyAlgorithm):
     6. The policy is in evaluation mode (dropout off, batch statistics fixed) during its update, as in the rollout; the
        critic too, in its trust region.
     7. ``target_kl`` is 0.02 for each action dimension unless it is given; sb3-contrib's 0.01 is 0.01 for each.
+       ``cg_damping`` is 0.1 for each, as sb3-contrib's.
     8. The critic is fitted in a trust region unless observations hold images; sb3-contrib's way, which is
        ``critic="adam"``, takes many updates to reach returns far from 0.
 
@@ -153,7 +159,7 @@ class TRPO(OnPolicyAlgorithm):
     :param cg_max_steps: limit of conjugate gradient steps, the critic's too. Higher gives a direction nearer to the
         natural gradient.
     :param cg_damping: λ ≥ 0, added to the Fisher matrix. Higher turns the direction towards the plain gradient and
-        shortens the step.
+        shortens the step. None is 0.1 for each action dimension, and 0.1 in all with ``kl_reduction="mean"``.
     :param line_search_shrinking_factor: in (0, 1). Higher searches more finely.
     :param line_search_max_iter: trials of the line search; 0 takes the full step (natural policy gradient), whose KL
         may exceed ``target_kl``
@@ -228,7 +234,7 @@ class TRPO(OnPolicyAlgorithm):
         batch_size: int = 128,
         gamma: float = 0.99,
         cg_max_steps: int = 15,
-        cg_damping: float = 0.1,
+        cg_damping: float | None = None,
         line_search_shrinking_factor: float = 0.8,
         line_search_max_iter: int = 10,
         n_critic_updates: int = 10,
@@ -349,8 +355,8 @@ class TRPO(OnPolicyAlgorithm):
             raise ValueError(f"TRPO(env=...) must have an action space of type {names}, got {self.action_space}.")
         if self.adaptive_damping and self.cg_damping == 0:
             raise ValueError(
-                "TRPO(adaptive_damping=True) must have a cg_damping above 0, got 0, which doubling leaves at 0. Set "
-                "cg_damping=0.1."
+                "TRPO(adaptive_damping=True) must have a cg_damping above 0, got 0, which doubling leaves at 0. Leave "
+                "cg_damping out."
             )
         samples = self.n_steps * self.n_envs
         if self.normalize_advantage and samples <= self.sub_sampling_factor:
@@ -499,12 +505,15 @@ class TRPO(OnPolicyAlgorithm):
 
     def _trust_region(self) -> TrustRegion:
         """The settings as they are now; they may have changed since the last update."""
+        dimensions = self._dimensions_of_the_kl()
+        target_kl = KL_PER_DIMENSION * dimensions if self.target_kl is None else self.target_kl
+        damping = DAMPING_PER_DIMENSION * dimensions if self.cg_damping is None else self.cg_damping
         return TrustRegion(
-            max_kl=schedule(self._target_kl())(self._current_progress_remaining),
+            max_kl=schedule(target_kl)(self._current_progress_remaining),
             geometry=self.trust_region,
             kl_reduction=self.kl_reduction,
             ent_coef=schedule(self.ent_coef)(self._current_progress_remaining),
-            damping=self.cg_damping * self._damping_factor,
+            damping=damping * self._damping_factor,
             cg_max_steps=self.cg_max_steps,
             cg_tolerance=self.cg_tolerance,
             preconditioner=self.cg_preconditioner,
@@ -513,13 +522,10 @@ class TRPO(OnPolicyAlgorithm):
             max_trials=self.line_search_max_iter,
         )
 
-    def _target_kl(self) -> float | str | Schedule:
-        """The setting, or its default."""
-        if self.target_kl is not None:
-            return self.target_kl
-        # A sum over dimensions grows with their number; the step in each of them is to be as large everywhere.
+    def _dimensions_of_the_kl(self) -> int:
+        """How many dimensions the KL sums over. It grows with them, and so does its curvature."""
         summed = self.kl_reduction == "sum" and self.trust_region == "kl"
-        return KL_PER_DIMENSION * (get_action_dim(self.action_space) if summed else 1)
+        return get_action_dim(self.action_space) if summed else 1
 
     def _skip_update(self, bad: list[str]) -> None:
         self._n_skipped_updates += 1

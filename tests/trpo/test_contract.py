@@ -351,8 +351,8 @@ def test_float_total_and_environment_by_id(tiny):
     assert tiny("CartPole-v1", n_steps=25).learn(1e2).num_timesteps == 100
 
 
-#: The size of the region is for each action dimension.
-OTHER_DEFAULTS = {"target_kl": None}
+#: The size of the region and the damping are for each action dimension.
+OTHER_DEFAULTS = {"target_kl": None, "cg_damping": None}
 
 
 def test_arguments_and_defaults_are_those_of_sb3_contrib():
@@ -594,22 +594,22 @@ def test_numbers_of_numpy(space_env, tiny):
     ],
     ids=["box", "discrete", "multi_discrete", "multi_binary"],
 )
-def test_default_of_target_kl_counts_action_dimensions(actions, dimensions, space_env, tiny, tmp_path):
+def test_defaults_of_target_kl_and_damping_count_action_dimensions(actions, dimensions, space_env, tiny, tmp_path):
     environment = space_env(VECTOR, actions)
 
-    def limit(model):
-        """In force in the next update."""
+    def region(model):
+        """In force in the next update: its size and damping."""
         model.learn(16, reset_num_timesteps=False)
-        return model.logger.name_to_value["train/target_kl"]
+        return tuple(model.logger.name_to_value[f"train/{name}"] for name in ("target_kl", "cg_damping"))
 
     model = tiny(environment)
-    assert limit(model) == pytest.approx(0.02 * dimensions)
-    assert limit(tiny(environment, kl_reduction="mean")) == 0.02
-    assert limit(tiny(environment, trust_region="euclidean")) == 0.02
-    assert limit(tiny(environment, target_kl=0.01)) == 0.01
+    assert region(model) == pytest.approx((0.02 * dimensions, 0.1 * dimensions))
+    assert region(tiny(environment, kl_reduction="mean")) == (0.02, 0.1)
+    assert region(tiny(environment, trust_region="euclidean")) == (0.02, 0.1)
+    assert region(tiny(environment, target_kl=0.01, cg_damping=0.0)) == (0.01, 0.0)
     model.save(tmp_path / "model")
-    assert limit(TRPO.load(tmp_path / "model", env=model.get_env())) == pytest.approx(0.02 * dimensions)
-    assert limit(TRPO.load(tmp_path / "model", env=model.get_env(), kl_reduction="mean")) == 0.02
+    assert region(TRPO.load(tmp_path / "model", env=model.get_env())) == region(model)
+    assert region(TRPO.load(tmp_path / "model", env=model.get_env(), kl_reduction="mean")) == (0.02, 0.1)
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan")])

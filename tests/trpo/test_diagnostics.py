@@ -119,14 +119,14 @@ def test_all_keys_are_there_finite_and_consistent(action, settings, make, bits):
 
     fraction = model.line_search_shrinking_factor ** (v["line_search_trials"] - 1)
     beta = math.sqrt(2 * v["target_kl"] / v["x_fisher_x"])
-    if model.cg_damping > 0:
+    if v["cg_damping"] > 0:
         # gᵀx = xᵀ(F + λI)x + xᵀr, and CG keeps its residual r orthogonal to x as long as F + λI is well conditioned
         assert v["predicted_improvement"] == pytest.approx(fraction * beta * v["x_fisher_x"], rel=1e-3)
     assert v["kl_predicted"] <= fraction**2 * v["target_kl"] * (1 + 1e-5)
     if model.trust_region == "euclidean":
         assert v["step_norm"] == pytest.approx(fraction * math.sqrt(2 * v["target_kl"]), rel=1e-5)
         assert (v["cg_steps"], v["cg_stop"]) == (1, "converged")
-    elif model.cg_damping == 0:
+    elif v["cg_damping"] == 0:
         assert v["kl_predicted"] == pytest.approx(fraction**2 * v["target_kl"], rel=1e-4)
     assert 1 <= v["cg_steps"] <= model.cg_max_steps
     assert (v["cg_stop"] == "converged") == (v["cg_residual"] <= model.cg_tolerance)

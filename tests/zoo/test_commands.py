@@ -23,7 +23,7 @@ def test_train_finds_the_installed_settings_and_saves_an_agent(installation, tra
     folder, result = trained
     settings = installation.site_packages / "sb3_trpo_ext" / "hyperparams" / "trpo_ext.yml"
     assert f"Loading hyperparameters from: {settings}" in result.stdout
-    assert "('cg_damping', 0.01)" in result.stdout
+    assert "('n_steps', 512)" in result.stdout
     assert (folder / RUN / "CartPole-v1.zip").is_file()
     assert "1,024/1,024" in result.stdout + result.stderr, "no progress bar"
 

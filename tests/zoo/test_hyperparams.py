@@ -28,6 +28,7 @@ TUNED = {
     "InvertedDoublePendulum-v5",
     "InvertedPendulum-v5",
     "LunarLander-v3",
+    "LunarLanderContinuous-v3",
     "MountainCar-v0",
     "MountainCarContinuous-v0",
     "Pendulum-v1",

@@ -37,7 +37,10 @@ def main(arguments: list[str]) -> None:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     options = parser.parse_args(arguments)
-    options.run(options, arguments)
+    try:
+        options.run(options, arguments)
+    except OSError as error:  # such as --out that is a file, or may not be written to
+        sys.exit(f"{error.strerror}: {error.filename}" if error.filename else str(error))
 
 
 if __name__ == "__main__":

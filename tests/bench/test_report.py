@@ -249,6 +249,14 @@ def test_misspelt_names(tmp_path, results, arguments):
         main(["report", "--results", str(results), "--out", str(tmp_path), *arguments])
 
 
+@pytest.mark.parametrize("command", ["report", "learn"])
+def test_a_folder_that_cannot_be_made(tmp_path, results, command):
+    (tmp_path / "file").touch()
+    source = ["--results", str(results)] if command == "report" else ["--envs", "CartPole-v1"]
+    with pytest.raises(SystemExit, match=r"(File exists|Not a directory): .*file"):
+        main([command, *source, "--out", str(tmp_path / "file")])
+
+
 def test_an_environment_without_a_scale_is_reported_but_not_averaged(tmp_path, stored):
     stored(tmp_path / "r", "trpo_ext", "Pusher-v5", 10_000, [-5.0, -6.0])
     comparison = Comparison.of(read_all([tmp_path / "r"]))

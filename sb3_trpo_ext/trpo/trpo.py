@@ -143,8 +143,8 @@ class TRPO(OnPolicyAlgorithm):
     5. A rollout with NaN or infinity is skipped, counted and logged.
     6. The policy is in evaluation mode (dropout off, batch statistics fixed) during its update, as in the rollout; the
        critic too, in its trust region.
-    7. ``target_kl`` is 0.02 for each action dimension unless it is given; sb3-contrib's 0.01 is 0.01 for each.
-       ``cg_damping`` is 0.1 for each, as sb3-contrib's.
+    7. ``target_kl`` is 0.02 and ``cg_damping`` 0.1 for each action dimension unless they are given; sb3-contrib's 0.01
+       and 0.1 are for each where it averages.
     8. The critic is fitted in a trust region unless observations hold images; sb3-contrib's way, which is
        ``critic="adam"``, takes many updates to reach returns far from 0.
 
@@ -159,7 +159,8 @@ class TRPO(OnPolicyAlgorithm):
     :param cg_max_steps: limit of conjugate gradient steps, the critic's too. Higher gives a direction nearer to the
         natural gradient.
     :param cg_damping: λ ≥ 0, added to the Fisher matrix. Higher turns the direction towards the plain gradient and
-        shortens the step. None is 0.1 for each action dimension, and 0.1 in all with ``kl_reduction="mean"``.
+        shortens the step. None is 0.1 for each action dimension, and 0.1 in all with ``kl_reduction="mean"`` or a
+        Euclidean region.
     :param line_search_shrinking_factor: in (0, 1). Higher searches more finely.
     :param line_search_max_iter: trials of the line search; 0 takes the full step (natural policy gradient), whose KL
         may exceed ``target_kl``

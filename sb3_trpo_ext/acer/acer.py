@@ -26,7 +26,7 @@ from sb3_trpo_ext.common.diagnostics import record
 from sb3_trpo_ext.common.network import PlainNetwork, actor_network
 from sb3_trpo_ext.common.rollout import NormalizationKeeper, warn_of_skipped_rollout
 from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
-from sb3_trpo_ext.common.settings import Rule, check, number, one_of, schedule, schedule_of, whole
+from sb3_trpo_ext.common.settings import Rule, check, none_or, number, one_of, schedule, schedule_of, whole
 from sb3_trpo_ext.common.threads import torch_threads
 
 SelfACER = TypeVar("SelfACER", bound="ACER")
@@ -61,7 +61,7 @@ RULES = (
     Rule("n_action_samples", whole(1), "a whole number >= 1", "5 is usual."),
     Rule("learn_std", one_of(True, False), "True or False", "False keeps the standard deviation of Box actions fixed."),
     Rule("stats_window_size", whole(1), "a whole number >= 1", "It counts episodes; 100 is usual."),
-    Rule("num_threads", lambda value: value is None or whole(1)(value), "None or a whole number >= 1", "None chooses."),
+    Rule("num_threads", none_or(whole(1)), "None or a whole number >= 1", "None chooses."),
 )
 
 

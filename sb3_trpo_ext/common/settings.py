@@ -35,9 +35,9 @@ def check(model: object, rules: tuple[Rule, ...]) -> None:
             raise ValueError(f"{name}({rule.argument}=...) must be {rule.expected}, got {value!r}. {rule.remedy}")
 
 
-def whole(minimum: int) -> Callable[[Any], bool]:
-    """Whether a value is a whole number that is at least ``minimum``."""
-    return lambda value: isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= minimum
+def whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:
+    """Whether a value is a whole number from ``low`` to ``high``, with the ends."""
+    return lambda value: isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high
 
 
 def number(
@@ -59,6 +59,11 @@ def number(
 def one_of(*options: object) -> Callable[[Any], bool]:
     """Whether a value is among the given ones."""
     return lambda value: value in options
+
+
+def none_or(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether a value is None, or meets ``holds``."""
+    return lambda value: value is None or holds(value)
 
 
 def schedule_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:

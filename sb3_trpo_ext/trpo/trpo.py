@@ -34,7 +34,7 @@ from sb3_trpo_ext.common.rollout import (
     warn_of_skipped_rollout,
 )
 from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
-from sb3_trpo_ext.common.settings import Rule, check, number, one_of, schedule, schedule_of, whole
+from sb3_trpo_ext.common.settings import Rule, check, none_or, number, one_of, schedule, schedule_of, whole
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.chain import Dense
 from sb3_trpo_ext.kernels.vector import count
@@ -56,30 +56,21 @@ SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
 ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
-def _is_none_or_number_of_threads(value: Any) -> bool:
-    return value is None or (whole(1)(value) and value <= 1024)
-
-
-def _is_none_or_limit(value: Any) -> bool:
-    return value is None or schedule_of(number(0, open_low=True))(value)
-
-
-def _is_none_or_damping(value: Any) -> bool:
-    return value is None or number(0)(value)
-
-
 _SCHEDULE = 'It may be a number, a function of the remaining progress, or "lin_0.02" (to 0), "lin_0.02_0.01".'
 RULES = (
     Rule("learning_rate", schedule_of(number(0)), "a number >= 0 or a schedule", _SCHEDULE),
     Rule(
-        "target_kl", _is_none_or_limit, "a number > 0, a schedule or None", f"{_SCHEDULE} None is 0.02 per dimension."
+        "target_kl",
+        none_or(schedule_of(number(0, open_low=True))),
+        "a number > 0, a schedule or None",
+        f"{_SCHEDULE} None is 0.02 per dimension.",
     ),
     Rule("n_steps", whole(1), "a whole number >= 1", "It counts steps per environment and update."),
     Rule("batch_size", whole(1), "a whole number >= 1", "It is the critic's minibatch; 128 is usual."),
     Rule("gamma", number(0, 1), "between 0 and 1", "0.99 is usual."),
     Rule("gae_lambda", number(0, 1), "between 0 and 1", "0.95 is usual."),
     Rule("cg_max_steps", whole(1), "a whole number >= 1", "10 to 25 are usual."),
-    Rule("cg_damping", _is_none_or_damping, "a number >= 0 or None", "None is 0.1 per dimension."),
+    Rule("cg_damping", none_or(number(0)), "a number >= 0 or None", "None is 0.1 per dimension."),
     Rule("adaptive_damping", one_of(True, False), "True or False", "False keeps cg_damping as it is."),
     Rule("cg_tolerance", number(0, 1, open_high=True), "at least 0 and below 1", "It is relative to the gradient."),
     Rule(
@@ -110,7 +101,7 @@ RULES = (
     Rule("n_critic_steps", whole(1), "a whole number >= 1", "3 is usual; many fit the noise of a rollout."),
     Rule("critic_max_kl", number(0, open_low=True), "a number > 0", "0.1 is usual."),
     Rule("rollouts_per_update", whole(1), "a whole number >= 1", "1 learns from the newest rollout alone."),
-    Rule("num_threads", _is_none_or_number_of_threads, "None or a whole number from 1 to 1024", "None chooses."),
+    Rule("num_threads", none_or(whole(1, 1024)), "None or a whole number from 1 to 1024", "None chooses."),
     Rule("trust_region", one_of("kl", "euclidean"), '"kl" or "euclidean"', '"kl" is TRPO.'),
 )
 

@@ -361,8 +361,8 @@ class ACER(OnPolicyAlgorithm):
         if not update.applied:
             self._n_skipped_updates += 1
             warnings.warn(
-                f"Gradient skipped: it is not finite ({self._n_skipped_updates} skipped so far). The policy is "
-                "unchanged. Rewards may be too large for float32: scale them, or wrap the environment in VecNormalize.",
+                "Gradient skipped: it is not finite. The policy is unchanged. Rewards may be too large for float32: "
+                "scale them, or wrap the environment in VecNormalize. train/skipped_updates counts further ones.",
                 stacklevel=3,
             )
         return update
@@ -401,7 +401,7 @@ class ACER(OnPolicyAlgorithm):
     def _skip_rollout(self, bad: list[str]) -> None:
         self._n_skipped_updates += 1
         self._last_obs = self._normalization.forget_rollout(self._last_obs)
-        warn_of_skipped_rollout(bad, self._n_skipped_updates)
+        warn_of_skipped_rollout(bad)
         record(self.logger, self._counts())
 
     def _counts(self) -> dict[str, float]:

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     except ModuleNotFoundError as error:
         if error.name not in FROM_THE_EXTRA:
             raise
-        sys.exit(f"The benchmark needs {error.name}, which is missing: pip install 'sb3-trpo-ext[bench]'")
+        sys.exit(f"The benchmark needs {error.name}, which is missing: pip install '.[zoo,bench]' in a checkout")
 
     parser = argparse.ArgumentParser(
         prog="python -m sb3_trpo_ext.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

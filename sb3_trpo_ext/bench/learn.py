@@ -234,7 +234,7 @@ class Display:
         self.total, self.done, self.live = total, finished, sys.stdout.isatty()
         self.durations: list[float] = []
         self.shown = time.monotonic()
-        print(f"{total} runs, {finished} of them finished earlier", flush=True)
+        print(f"{total} run{'s' * (total > 1)}, {finished} finished earlier", flush=True)
 
     def ended(self, one: Running, out: Path, report: str | None) -> None:
         """
@@ -418,7 +418,7 @@ def execute(runs: list[Run], out: Path, jobs: int) -> dict[str, str]:
     :raises SystemExit: when interrupted, or something is missing
     """
     if find_spec("rl_zoo3") is None:
-        sys.exit("The learning benchmark needs rl_zoo3, which is missing: pip install 'sb3-trpo-ext[zoo,bench]'")
+        sys.exit("The learning benchmark needs rl_zoo3, which is missing: pip install '.[zoo,bench]' in a checkout")
     try:
         return train_all(runs, out, jobs)
     except KeyboardInterrupt:
@@ -439,5 +439,5 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
         sys.exit(str(error))
     if failed:
         names = "\n  ".join(failed)
-        sys.exit(f"{len(failed)} runs failed (tried again by the same command):\n  {names}")
+        sys.exit(f"{len(failed)} run{'s' * (len(failed) > 1)} failed (tried again by the same command):\n  {names}")
     print(f"All is in {options.out}. Next: python -m sb3_trpo_ext.bench report --results {options.out}")

@@ -411,15 +411,22 @@ def circumstances(documents: Sequence[Document]) -> list[str]:
 
 def has_mixed_settings(results: Sequence[Result]) -> bool:
     """
-    Whether settings changed between the seeds: a file of RL Zoo's or ours, or a default of the constructor. What was
-    measured otherwise is left out, as not all of its settings need be known.
+    Whether settings changed between the seeds: the constructor's arguments, or what RL Zoo does around it, such as
+    ``normalize``. Left out is an argument that some run's version did not have yet, and what was measured otherwise, as
+    not all of its settings need be known.
 
     :param results: of one label and task
     """
     documents = [one.document for one in results if one.origin is None]
-    settings = [{**one.get("all_settings", {}), "seed": None} for one in documents]
-    zoo = [one.get("zoo_settings") for one in documents]
-    return any(one != settings[0] for one in settings) or any(one != zoo[0] for one in zoo)
+    arguments = [one.get("all_settings", {}) for one in documents]
+    known_to_all = set.intersection(*map(set, arguments)) - {"seed"} if arguments else set()
+    known_to_some = set().union(*arguments)
+    settings = [
+        {name: value for name, value in document.get("zoo_settings", {}).items() if name not in known_to_some}
+        | {name: one[name] for name in known_to_all}
+        for document, one in zip(documents, arguments, strict=True)
+    ]
+    return any(one != settings[0] for one in settings)
 
 
 REPRODUCE = (
@@ -468,7 +475,7 @@ def draw(comparison: Comparison, out: Path) -> dict[str, str]:
     if timed:
         plots.return_against_time(curves(Comparison.of(timed)), comparison.baseline, out / "time.png")
         pictures["time.png"] = "The same against minutes of training, for the runs whose time was taken"
-    if comparison.shared():
+    if comparison.shared() and not many:  # their profiles would hide each other
         scores = {label: comparison.scores(label) for label in comparison.labels}
         plots.profile(scores, out / "profile.png")
         pictures["profile.png"] = "Performance profile over all tasks"

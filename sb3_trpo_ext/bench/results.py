@@ -157,7 +157,8 @@ def read_all(folders: Iterable[Path]) -> list[Result]:
         found[key], files[key] = result, path
     if not found:
         raise ValueError(
-            f"There are no finished runs in {', '.join(map(str, folders))}. Make some: bench learn --out …"
+            f"There are no finished runs in {', '.join(map(str, folders))}. "
+            "Make some: python -m sb3_trpo_ext.bench learn --out …"
         )
     return [found[key] for key in sorted(found)]
 

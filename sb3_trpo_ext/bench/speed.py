@@ -205,7 +205,7 @@ def measure(
                     skipped[case.name] = NO_TIME
                     continue
                 if isinstance(case, Case) and not can_make(case):
-                    skipped[case.name] = f"it needs the {case.extra} extra: pip install 'sb3-trpo-ext[{case.extra}]'"
+                    skipped[case.name] = f"it needs the {case.extra} extra: pip install '.[{case.extra}]' in a checkout"
                     continue
                 if isinstance(case, UpdateCase):
                     new = compare_updates(case, count, repeats)

@@ -234,14 +234,15 @@ def acting_on_finite_observations(policy: nn.Module) -> Iterator[None]:
         handle.remove()
 
 
-def warn_of_skipped_rollout(bad: list[str], skipped: int) -> None:
+def warn_of_skipped_rollout(bad: list[str]) -> None:
     """
+    The text is the same each time, so that Python shows it once and a broken environment does not flood the console.
+
     :param bad: names of the parts that are not finite
-    :param skipped: how many updates have been skipped so far
     """
     warnings.warn(
-        f"Update skipped: the rollout holds NaN or infinity in its {', '.join(bad)} ({skipped} "
-        "skipped so far). The policy is unchanged. Wrap the environment in VecCheckNan to find the source.",
+        f"Update skipped: the rollout holds NaN or infinity in its {', '.join(bad)}. The policy is unchanged. Wrap the "
+        "environment in VecCheckNan to find the source. train/skipped_updates counts further ones.",
         stacklevel=4,
     )
 

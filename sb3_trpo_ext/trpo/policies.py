@@ -43,7 +43,10 @@ class MlpPolicy(ActorCriticPolicy):
         **kwargs: Any,
     ):
         if not number(0, open_low=True)(last_layer_gain):
-            raise ValueError(f"last_layer_gain must be a finite number above 0, got {last_layer_gain!r}")
+            raise ValueError(
+                f"policy_kwargs=dict(last_layer_gain=...) must be a finite number above 0, got {last_layer_gain!r}. "
+                f"SB3's own is {SB3_LAST_LAYER_GAIN}."
+            )
         self.last_layer_gain = last_layer_gain
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 

@@ -522,7 +522,7 @@ class TRPO(OnPolicyAlgorithm):
     def _skip_update(self, bad: list[str]) -> None:
         self._n_skipped_updates += 1
         self._last_obs = self._normalization.forget_rollout(self._last_obs)
-        warn_of_skipped_rollout(bad, self._n_skipped_updates)
+        warn_of_skipped_rollout(bad)
         record(self.logger, {"train/update_status": "skipped"}, self._counts())
 
     def _counts(self) -> dict[str, float]:

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
     except ModuleNotFoundError as error:
         if error.name not in FROM_THE_EXTRA:
             raise
-        sys.exit(f"RL Zoo's {command} needs {error.name}, which is missing: pip install 'sb3-trpo-ext[zoo]'")
+        sys.exit(f"RL Zoo's {command} needs {error.name}, which is missing: pip install '.[zoo]' in a checkout")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def register() -> None:
     """
     Make our algorithms known to RL Zoo in this process. Calling it again changes nothing.
 
-    :raises ModuleNotFoundError: if RL Zoo (``pip install 'sb3-trpo-ext[zoo]'``) is not installed
+    :raises ModuleNotFoundError: if RL Zoo (the ``zoo`` extra) is not installed
     """
     from rl_zoo3.exp_manager import ExperimentManager
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER

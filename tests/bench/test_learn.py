@@ -173,7 +173,7 @@ def test_defaults_are_those_of_the_constructor(tmp_path):
 
 def test_a_setting_that_is_wrong(tmp_path, capsys):
     command = ["learn", "--envs", "CartPole-v1", "--timesteps", "100", "--algos", "ppo", "--seeds", "0"]
-    with pytest.raises(SystemExit, match=r"1 runs failed.*\n.*odd CartPole-v1 100 seed 0"):
+    with pytest.raises(SystemExit, match=r"1 run failed.*\n.*odd CartPole-v1 100 seed 0"):
         main([*command, "--params", "nonsense:1", "--label", "odd", "--out", str(tmp_path)])
     assert "unexpected keyword argument 'nonsense'" in capsys.readouterr().out
 

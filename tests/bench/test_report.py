@@ -138,14 +138,23 @@ def test_settings_of_a_variant():
     assert settings([run("Ant-v4")]) == "as shipped"
 
 
-def test_seeds_of_different_settings_are_noticed(tmp_path, stored, contents):
-    folder = tmp_path / "r"
-    runs = stored(folder, "trpo_ext", "CartPole-v1", 20_000, [1.0, 2.0])
-    assert "same settings" not in conditions(Comparison.of(read_all([folder])))
-    path = runs[1].path(folder)
-    path.write_text(json.dumps({**contents(path), "zoo_settings": {"target_kl": 0.5}}))
+@pytest.mark.parametrize(
+    ("arguments", "zoo", "noticed"),
+    [
+        ({"target_kl": 0.5}, {"target_kl": 0.5}, True),
+        ({"target_kl": 0.1}, {"normalize": True}, True),
+        ({"target_kl": 0.1}, {"target_kl": 0.1}, False),  # written down in one, the default in the other
+        ({"target_kl": 0.1, "of a later version": 1}, {"of a later version": 1}, False),
+    ],
+)
+def test_seeds_of_different_settings_are_noticed(arguments, zoo, noticed, tmp_path, stored, contents):
+    runs = stored(tmp_path, "trpo_ext", "CartPole-v1", 20_000, [1.0, 2.0])
+    settings = ({"target_kl": 0.1, "seed": 0}, {}), ({**arguments, "seed": 1}, zoo)
+    for run, (all_settings, zoo_settings) in zip(runs, settings, strict=True):
+        path = run.path(tmp_path)
+        path.write_text(json.dumps({**contents(path), "all_settings": all_settings, "zoo_settings": zoo_settings}))
     text = "trpo_ext: not all seeds were trained with the same settings: CartPole-v1 20k"
-    assert text in conditions(Comparison.of(read_all([folder])))
+    assert (text in conditions(Comparison.of(read_all([tmp_path])))) == noticed
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_a_missing_package_skips_the_case_and_names_the_extra(error):
         raise error
 
     results, skipped = measure([tiny("lander", fail, extra="box2d"), tiny()], [1], 1, lambda result: None)
-    assert skipped == {"lander/1env/4/16": "it needs the box2d extra: pip install 'sb3-trpo-ext[box2d]'"}
+    assert skipped == {"lander/1env/4/16": "it needs the box2d extra: pip install '.[box2d]' in a checkout"}
     assert len(results) == 1
 
 
@@ -134,7 +134,7 @@ def test_without_matplotlib_names_the_extra():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.strip().endswith(
-        "The benchmark needs matplotlib, which is missing: pip install 'sb3-trpo-ext[bench]'"
+        "The benchmark needs matplotlib, which is missing: pip install '.[zoo,bench]' in a checkout"
     )
 
 

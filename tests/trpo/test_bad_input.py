@@ -168,7 +168,7 @@ def test_bad_rollout_changes_no_parameter_and_training_goes_on(
 
     before, critic = bits(model.get_parameters()), bits(model.actor.critic_parameters())
     where = {"observation": "observations", "reward": "advantages, returns", "advantages": "advantages"}[part]
-    with pytest.warns(UserWarning, match=rf"Update skipped: .* NaN or infinity in its .*{where}.*\(1 skipped so far\)"):
+    with pytest.warns(UserWarning, match=rf"Update skipped: .* NaN or infinity in its .*{where}"):
         model.learn(16, reset_num_timesteps=False)
     assert bits(model.get_parameters()) == before
     logged = dict(model.logger.name_to_value)

@@ -36,7 +36,7 @@ def test_last_layer_gain_scales_the_last_layer_alone(kind, action, tmp_path):
 
 @pytest.mark.parametrize("gain", [0, -1.0, float("nan"), float("inf"), "1", None])
 def test_a_gain_that_is_none(gain):
-    with pytest.raises(ValueError, match="last_layer_gain must be a finite number above 0, got"):
+    with pytest.raises(ValueError, match=r"last_layer_gain=\.\.\.\) must be a finite number above 0, got"):
         MlpPolicy(VECTOR, ACTIONS["box"], lambda _: 1e-3, last_layer_gain=gain)
 
 

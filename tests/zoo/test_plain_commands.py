@@ -42,7 +42,7 @@ def test_plot_train(installation, trained):
 def test_without_the_zoo_names_the_extra(install, tmp_path):
     installed = install(tmp_path, without="rl_zoo3")
     result = installed.run("-m", "sb3_trpo_ext.zoo", "train", *SHORT, cwd=tmp_path, fails=True)
-    assert result.stderr.strip() == "RL Zoo's train needs rl_zoo3, which is missing: pip install 'sb3-trpo-ext[zoo]'"
+    assert result.stderr.strip() == "RL Zoo's train needs rl_zoo3, which is missing: pip install '.[zoo]' in a checkout"
     assert "No module named 'rl_zoo3'" in installed.run("-c", "import rl_zoo3", cwd=tmp_path, fails=True).stderr
 
 

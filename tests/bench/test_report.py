@@ -24,12 +24,17 @@ from sb3_trpo_ext.bench.results import Run, read_all
 from sb3_trpo_ext.bench.statistics import Estimate
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-STORED = [BENCHMARKS / "quick", BENCHMARKS / "classic", BENCHMARKS / "mujoco"]
+STORED = [BENCHMARKS / name for name in ("quick", "classic", "mujoco", "ablation", "defaults")]
 README = BENCHMARKS.parent / "README.md"
-#: Folder under docs → the options that its report is made with.
+#: Folder under docs → the options that its report is made with. The first have a table in the README too.
 REPORTS = {
     "learning": ("--results", "benchmarks/mujoco", "--labels", "trpo_ext", "trpo", "ppo", "--suite", "mujoco"),
     "small-tasks": ("--results", "benchmarks/classic"),
+}
+REPORTS_WITHOUT_THE_BASELINE = {
+    "learning-v5": ("--results", "benchmarks/mujoco-v5", "--labels", "trpo_ext", "--suite", "mujoco-v5"),
+    "ablation": ("--results", "benchmarks/ablation", "--baseline", "shipped"),
+    "defaults": ("--results", "benchmarks/defaults", "--baseline", "contrib-defaults"),
 }
 
 
@@ -213,7 +218,7 @@ def test_docs_and_readme_have_what_the_report_of_the_stored_results_says(name, t
     assert text == Path("docs", name, "learning.md").read_text()
     readme = README.read_text()
     assert f"bench report {' '.join(REPORTS[name])}" in readme
-    figures = {line.split(" | ")[0]: line.strip("| ").split(" | ")[1:] for line in readme.splitlines()}
+    figures = figures_of(readme)
     for task in map(str, Comparison.of(read_all([Path(REPORTS[name][1])])).tasks):
         returns, probability = row(text, "Return at the end", task), row(text, "Probability of improvement", task)[0]
         assert figures[f"| {task}"] == [*returns, probability]
@@ -221,11 +226,25 @@ def test_docs_and_readme_have_what_the_report_of_the_stored_results_says(name, t
     assert f"| {' | '.join([*row(text, 'Interquartile mean', '**all**'), probability])} |\n" in readme
 
 
-@pytest.mark.parametrize(("name", "baseline"), [("ablation", "shipped"), ("defaults", "contrib-defaults")])
-def test_variants_in_docs_are_what_the_report_says(name, baseline, tmp_path, monkeypatch):
+def figures_of(readme):
+    """First cell of a table's row → the others."""
+    return {line.split(" | ")[0]: line.strip("| ").split(" | ")[1:] for line in readme.splitlines()}
+
+
+@pytest.mark.parametrize("name", REPORTS_WITHOUT_THE_BASELINE)
+def test_docs_are_what_the_report_says(name, tmp_path, monkeypatch):
     monkeypatch.chdir(BENCHMARKS.parent)
-    main(["report", "--results", f"benchmarks/{name}", "--baseline", baseline, "--out", str(tmp_path)])
+    main(["report", *REPORTS_WITHOUT_THE_BASELINE[name], "--out", str(tmp_path)])
     assert (tmp_path / "learning.md").read_text() == Path(f"docs/{name}/learning.md").read_text()
+    readme = README.read_text()
+    assert f"bench report {' '.join(REPORTS_WITHOUT_THE_BASELINE[name])}" in readme
+
+
+def test_the_readme_has_the_figures_of_v5():
+    text = Path(BENCHMARKS.parent, "docs/learning-v5/learning.md").read_text()
+    figures = figures_of(README.read_text())
+    for task in (f"{name}-v5 1M" for name in ("HalfCheetah", "Ant", "Hopper", "Walker2d", "Humanoid", "Swimmer")):
+        assert figures[f"| {task}"] == [row(text, title, task)[0] for title in ("Return at the end", "Deterministic")]
 
 
 def test_only_shared_tasks_are_averaged(results):

@@ -362,7 +362,7 @@ class ACER(OnPolicyAlgorithm):
             self._n_skipped_updates += 1
             warnings.warn(
                 "Gradient skipped: it is not finite. The policy is unchanged. Rewards may be too large for float32: "
-                "scale them, or wrap the environment in VecNormalize. train/skipped_updates counts further ones.",
+                "scale them, or wrap the environment in VecNormalize. train/skipped_updates counts them.",
                 stacklevel=3,
             )
         return update

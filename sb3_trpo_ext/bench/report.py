@@ -412,19 +412,19 @@ def circumstances(documents: Sequence[Document]) -> list[str]:
 def has_mixed_settings(results: Sequence[Result]) -> bool:
     """
     Whether settings changed between the seeds: the constructor's arguments, or what RL Zoo does around it, such as
-    ``normalize``. Left out is an argument that some run's version did not have yet, and what was measured otherwise, as
-    not all of its settings need be known.
+    ``normalize``. Left out is an argument that some run's version did not have yet and that no run had written down,
+    and what was measured otherwise, as not all of its settings need be known.
 
     :param results: of one label and task
     """
     documents = [one.document for one in results if one.origin is None]
+    zoo = [one.get("zoo_settings", {}) for one in documents]
     arguments = [one.get("all_settings", {}) for one in documents]
-    known_to_all = set.intersection(*map(set, arguments)) - {"seed"} if arguments else set()
-    known_to_some = set().union(*arguments)
+    defaults = set().union(*arguments).difference(*zoo)
+    ignored = {"seed", "n_timesteps", *(name for name in defaults if any(name not in one for one in arguments))}
     settings = [
-        {name: value for name, value in document.get("zoo_settings", {}).items() if name not in known_to_some}
-        | {name: one[name] for name in known_to_all}
-        for document, one in zip(documents, arguments, strict=True)
+        {name: value for name, value in {**around, **own}.items() if name not in ignored}
+        for around, own in zip(zoo, arguments, strict=True)
     ]
     return any(one != settings[0] for one in settings)
 

@@ -236,13 +236,13 @@ def acting_on_finite_observations(policy: nn.Module) -> Iterator[None]:
 
 def warn_of_skipped_rollout(bad: list[str]) -> None:
     """
-    The text is the same each time, so that Python shows it once and a broken environment does not flood the console.
+    The text has no count in it, so that Python shows it once and a broken environment does not flood the console.
 
     :param bad: names of the parts that are not finite
     """
     warnings.warn(
         f"Update skipped: the rollout holds NaN or infinity in its {', '.join(bad)}. The policy is unchanged. Wrap the "
-        "environment in VecCheckNan to find the source. train/skipped_updates counts further ones.",
+        "environment in VecCheckNan to find the source. train/skipped_updates counts them.",
         stacklevel=4,
     )
 

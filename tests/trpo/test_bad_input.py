@@ -184,6 +184,15 @@ def test_bad_rollout_changes_no_parameter_and_training_goes_on(
     assert all_finite(model)
 
 
+def test_a_broken_environment_is_warned_of_once(make_env, tiny):
+    model = tiny(make_env(*((step, ("reward", NAN)) for step in range(48))))
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        model.learn(48)
+    assert model._n_skipped_updates > 1
+    assert len([one for one in shown if "Update skipped" in str(one.message)]) == 1
+
+
 def all_finite(model):
     state = [item for entry in model.policy.optimizer.state.values() for item in entry.values()]
     tensors = [*model.policy.parameters(), *(item for item in state if isinstance(item, torch.Tensor))]

@@ -126,31 +126,27 @@ def profile(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None
     """
     Share of the runs above each scaled return, with bootstrap interval.
 
-    :param scores: label → tasks; of each its seeds' scores
+    :param scores: label → tasks; of each its seeds' scores. At most ``MOST_IN_PANEL`` labels can be told apart.
     :param path: of the PNG
     """
     every = [score for tasks in scores.values() for task in tasks for score in task]
     low, high = min(0.0, *every), max(0.0, *every)
     margin = 0.03 * (high - low)
     thresholds = np.linspace(low - margin, high + margin, THRESHOLDS)
-    colour, style = colours(list(scores)), line_styles(list(scores))
+    colour = colours(list(scores))
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(6, max(3.6, 0.2 * len(scores))), layout="constrained")
+        figure = Figure(figsize=(6, 3.6), layout="constrained")
         axes: Axes = figure.subplots()
         for label, tasks in scores.items():
             share, lower, upper = performance_profile(tasks, thresholds.tolist())
-            axes.plot(thresholds, share, style[label], color=colour[label], label=label)
-            if len(scores) <= MOST_IN_PANEL:
-                axes.fill_between(thresholds, lower, upper, color=colour[label], alpha=0.18, linewidth=0)
+            axes.plot(thresholds, share, color=colour[label], label=label)
+            axes.fill_between(thresholds, lower, upper, color=colour[label], alpha=0.18, linewidth=0)
         axes.set_xlabel("scaled return τ (0: random, 1: good)")
         axes.set_ylabel("share of runs above τ")
         axes.set_ylim(-0.02, 1.02)
         axes.grid(color="#eeeeee")
         axes.set_axisbelow(True)
-        if len(scores) <= MOST_IN_PANEL:
-            axes.legend(frameon=False)
-        else:
-            figure.legend(**APART)
+        axes.legend(frameon=False)
         figure.savefig(path, dpi=DPI)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from sb3_trpo_ext.common.network import PlainNetwork
 from sb3_trpo_ext.common.observations import finite
 from sb3_trpo_ext.common.threads import torch_threads
-from sb3_trpo_ext.kernels.chain import Dense
+from sb3_trpo_ext.kernels.layers import Layer
 from sb3_trpo_ext.kernels.vector import count
 
 FloatArray = NDArray[np.float32]
@@ -71,7 +71,7 @@ class ArrayActing:
     :param policy: that the layers belong to
     """
 
-    def __init__(self, layers: list[Dense], policy: ActorCriticPolicy):
+    def __init__(self, layers: list[Layer], policy: ActorCriticPolicy):
         self._weights = [
             (
                 layer.weight.detach().numpy().T.copy(),

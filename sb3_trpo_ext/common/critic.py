@@ -282,8 +282,8 @@ class ChainSquaredError:
         activations = Activations(self._layers, inputs)
         error = activations.outputs[-1] - self._targets.index_select(0, rows)
         loss = float(error.square().mean())
-        for i, force in activations.forces(error.mul_(2 / len(rows))):
-            self._layers[i].write_gradient(activations.inputs[i], force, *self._gradients[i])
+        for i, cotangent in activations.cotangents(error.mul_(2 / len(rows))):
+            self._layers[i].write_gradient(activations.inputs[i], cotangent, *self._gradients[i])
         return loss
 
 

@@ -22,7 +22,7 @@ from stable_baselines3.common.torch_layers import (
 from torch import Tensor, nn
 
 from sb3_trpo_ext.common.observations import Observations
-from sb3_trpo_ext.kernels.chain import Dense, layers_of
+from sb3_trpo_ext.kernels.layers import Layer, layers_of
 
 _DISTRIBUTIONS = (
     DiagGaussianDistribution,
@@ -43,7 +43,7 @@ class PlainNetwork:
     :param from_pixels: whether the chain begins in the extractor
     """
 
-    layers: list[Dense]
+    layers: list[Layer]
     policy: ActorCriticPolicy
     extractor: BaseFeaturesExtractor
     from_pixels: bool

@@ -31,8 +31,8 @@ class Fisher:
         :return: (F + λI) v, shape (p,)
         """
         change = self._linearization.jvp(vector)  # v → J v
-        force = self._family.metric(change)  # J v → M J v
-        product = self._linearization.vjp(force)  # M J v → Jᵀ M J v
+        cotangent = self._family.metric(change)  # J v → M J v
+        product = self._linearization.vjp(cotangent)  # M J v → Jᵀ M J v
         return product.mul_(self._weight).add_(vector, alpha=self._damping)
 
 

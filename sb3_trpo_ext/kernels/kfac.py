@@ -43,8 +43,8 @@ class KroneckerPreconditioner:
         self._log_std_inverse = 1 / (2 * scale + damping)
         self._shapes = [layer.weight.shape for layer in chain.layers]
         factors: dict[int, tuple[Tensor, Tensor]] = {}
-        for i, force in chain.activations.forces(family.sample_score()[0]):
-            factors[i] = _damped_inverses(chain.activations.inputs[i], force, damping, scale)
+        for i, cotangent in chain.activations.cotangents(family.sample_score()[0]):
+            factors[i] = _damped_inverses(chain.activations.inputs[i], cotangent, damping, scale)
         self._inverses = [factors[i] for i in range(len(factors))]
 
     def __matmul__(self, vector: Tensor) -> Tensor:
@@ -63,11 +63,11 @@ class KroneckerPreconditioner:
         return torch.cat(pieces)
 
 
-def _damped_inverses(x: Tensor, force: Tensor, damping: float, scale: float) -> tuple[Tensor, Tensor]:
-    """(A + π√λ I)⁻¹ and (G + √λ/π I)⁻¹ from a layer's inputs (n, in) and the forces on its outputs (n, out)."""
+def _damped_inverses(x: Tensor, cotangent: Tensor, damping: float, scale: float) -> tuple[Tensor, Tensor]:
+    """(A + π√λ I)⁻¹ and (G + √λ/π I)⁻¹ from a layer's inputs (n, in) and the cotangents at its outputs (n, out)."""
     n = len(x)
     a = torch.column_stack([x, x.new_ones(n)]).double()
-    d = force.double()
+    d = cotangent.double()
     A, G = a.T @ a / n, scale * (d.T @ d) / n
     pi = math.sqrt(float((A.trace() / len(A)) / (G.trace() / len(G)).clamp(min=torch.finfo(x.dtype).tiny)))
     identity_A, identity_G = (torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device) for matrix in (A, G))

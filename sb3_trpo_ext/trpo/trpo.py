@@ -36,7 +36,7 @@ from sb3_trpo_ext.common.rollout import (
 from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
 from sb3_trpo_ext.common.settings import Rule, check, none_or, number, one_of, schedule, schedule_of, whole
 from sb3_trpo_ext.common.threads import torch_threads
-from sb3_trpo_ext.kernels.chain import Dense
+from sb3_trpo_ext.kernels.layers import Dense
 from sb3_trpo_ext.kernels.vector import count
 from sb3_trpo_ext.trpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_trpo_ext.trpo.reuse import EarlierRollouts, Rollout

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, jacrev
 
-from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization, forward, layers_of
+from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization, forward
+from sb3_trpo_ext.kernels.layers import layers_of
 from tests.cases import flat
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
@@ -88,9 +89,9 @@ def test_products_agree_with_the_dense_jacobian(name, n):
         before = v.clone(), c.clone()
         kept.append((linearization.jvp(v)[0], J @ v, linearization.vjp((c,)), J.T @ c.flatten()))
         assert torch.equal(v, before[0]) and torch.equal(c, before[1]), "products must not write into their arguments"
-    for change, expected_change, force, expected_force in kept:  # nor into results handed out before
+    for change, expected_change, gradient, expected_gradient in kept:  # nor into results handed out before
         torch.testing.assert_close(change.flatten(), expected_change, **EXACT)
-        torch.testing.assert_close(force, expected_force, **EXACT)
+        torch.testing.assert_close(gradient, expected_gradient, **EXACT)
 
 
 def test_gaussian_with_a_width_of_its_own():
@@ -105,38 +106,3 @@ def test_gaussian_with_a_width_of_its_own():
     torch.testing.assert_close(flat(linearization.jvp(v)), dense @ v, **EXACT)
     torch.testing.assert_close(linearization.vjp(c), dense.T @ flat(c), **EXACT)
     torch.testing.assert_close(linearization.value[1], log_std.exp().expand(4, 2), **EXACT)
-
-
-class Doubled(nn.Linear):
-    def forward(self, inputs):
-        return 2 * super().forward(inputs)
-
-
-def hooked():
-    layer = nn.Linear(3, 2)
-    layer.register_forward_hook(lambda module, inputs, output: 2 * output)
-    return layer
-
-
-@pytest.mark.parametrize(
-    "modules",
-    [
-        [Doubled(3, 2)],
-        [hooked()],
-        [nn.Linear(3, 2, bias=False)],
-        [nn.Linear(3, 2), nn.Softplus()],
-        [nn.Linear(3, 2), nn.Dropout()],
-        [nn.Linear(3, 2), nn.LayerNorm(2)],
-        [nn.Linear(3, 2), nn.Tanh(), nn.Tanh()],
-        [nn.Tanh(), nn.Linear(3, 2)],
-        [nn.Conv2d(2, 3, 3, padding_mode="circular", padding=1)],
-        [nn.Conv2d(2, 3, 3, padding="same")],
-        [nn.Conv2d(2, 3, 3), nn.Flatten(2)],
-        [nn.Sequential(nn.Linear(3, 2))],
-        [nn.utils.parametrizations.spectral_norm(nn.Linear(3, 2))],
-        [nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))],
-    ],
-    ids=lambda modules: repr(modules[-1]).partition("\n")[0],
-)
-def test_what_is_not_such_a_chain_is_left_to_autograd(modules):
-    assert layers_of(modules) is None

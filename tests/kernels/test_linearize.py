@@ -101,11 +101,11 @@ def test_products_agree_with_the_dense_jacobian(name, n):
     linearization, output, J = build(name, n)
     for _ in range(2):  # the graph must survive a product
         v, c = torch.randn(J.shape[1], dtype=torch.float64), [torch.randn_like(tensor) for tensor in output]
-        change, force = linearization.jvp(v), linearization.vjp(c)
+        change, gradient = linearization.jvp(v), linearization.vjp(c)
         assert [tensor.shape for tensor in change] == [tensor.shape for tensor in output]
         torch.testing.assert_close(flat(change), J @ v, **EXACT)
-        torch.testing.assert_close(force, J.T @ flat(c), **EXACT)
-        assert not force.requires_grad and not any(tensor.requires_grad for tensor in change)
+        torch.testing.assert_close(gradient, J.T @ flat(c), **EXACT)
+        assert not gradient.requires_grad and not any(tensor.requires_grad for tensor in change)
 
 
 @each_module

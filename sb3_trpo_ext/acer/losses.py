@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from sb3_trpo_ext.acer.gradients import score, weighted_score
 from sb3_trpo_ext.kernels.families import Categorical, Gaussian
 
 
@@ -58,7 +59,7 @@ def discrete_policy_gradient(
         weights = torch.zeros_like(p)
     truncated = importance_weights(policy, behaviour, actions).clamp(max=clip).unsqueeze(1)
     weights = weights.scatter_add(1, chosen, truncated * (targets.unsqueeze(1) - values))
-    return policy.score(weights)[0]
+    return weighted_score(policy, weights)[0]
 
 
 def gaussian_policy_gradient(
@@ -87,12 +88,12 @@ def gaussian_policy_gradient(
     :return: ĝ in the means and standard deviations, shape (n, 2d)
     """
     truncated = importance_weights(policy, behaviour, actions).clamp(max=clip) * advantages
-    gradient = truncated.unsqueeze(1) * torch.cat(policy.score(actions), dim=1)
+    gradient = truncated.unsqueeze(1) * torch.cat(score(policy, actions), dim=1)
     if correct_bias and math.isfinite(clip):
         inverse = (behaviour.log_prob(own_actions) - policy.log_prob(own_actions)).exp()
         # Beyond 1 / c the weight is 0 in any case; the clamp keeps 0 · ∞ out.
         weights = (1 - clip * inverse.clamp(max=torch.finfo(inverse.dtype).max)).clamp(min=0) * own_advantages
-        gradient = gradient + weights.unsqueeze(1) * torch.cat(policy.score(own_actions), dim=1)
+        gradient = gradient + weights.unsqueeze(1) * torch.cat(score(policy, own_actions), dim=1)
     return gradient
 
 

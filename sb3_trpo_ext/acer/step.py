@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sb3_trpo_ext.acer.buffer import Sequences
+from sb3_trpo_ext.acer.gradients import entropy_gradient, kl_gradient
 from sb3_trpo_ext.acer.losses import (
     discrete_policy_gradient,
     duelling,
@@ -244,7 +245,7 @@ def acer_step(learner: Learner, batch: Batch, settings: Settings) -> Update:
         entropy = family.entropy().mean()
         gradient = estimates.gradient
         if settings.ent_coef:
-            gradient = gradient + settings.ent_coef * _moving(family.entropy_gradient(), settings)
+            gradient = gradient + settings.ent_coef * _moving(entropy_gradient(family), settings)
         direction, about_region = _within_trust_region(learner.average, family, batch, gradient, settings)
 
     # φ carries z* back to θ: the gradient of this inner product in θ is (∂φ/∂θ)ᵀ z*.
@@ -327,7 +328,7 @@ def _within_trust_region(
         nothing = gradient.new_tensor(float("nan"))
         return gradient, [nothing, nothing, nothing, torch.zeros_like(nothing)]
     middle = average.family(each(lambda part: part[: batch.size], batch.observations))
-    k = _moving(family.kl_gradient(middle), settings)
+    k = _moving(kl_gradient(family, middle), settings)
     direction = project(gradient, k, settings.delta)
     before, after = slope(gradient, k), slope(direction, k)
     acted = (before > settings.delta).float()

@@ -125,30 +125,6 @@ class Gaussian(Family):
         precision = self.std.pow(-2)
         return precision * tangent[0], 2 * precision * tangent[1]
 
-    def score(self, actions: Tensor) -> tuple[Tensor, ...]:
-        """
-        ∇_φ log p(a).
-
-        :param actions: shape (n, d)
-        :return: shaped like :attr:`statistics`
-        """
-        z = (actions - self.mean) / self.std
-        return z / self.std, (z * z - 1) / self.std
-
-    def kl_gradient(self, old: "Gaussian") -> tuple[Tensor, ...]:
-        """
-        ∇_φ KL(old ‖ self), which points away from ``old``.
-
-        :param old: of the same shape
-        :return: shaped like :attr:`statistics`
-        """
-        shift, ratio = (self.mean - old.mean) / self.std, old.std / self.std
-        return shift / self.std, (1 - ratio * ratio - shift * shift) / self.std
-
-    def entropy_gradient(self) -> tuple[Tensor, ...]:
-        """∇_φ of the entropy, shaped like :attr:`statistics`."""
-        return torch.zeros_like(self.mean), self.std.reciprocal()
-
 
 @dataclass(frozen=True, eq=False)
 class Categorical(Family):
@@ -191,30 +167,6 @@ class Categorical(Family):
         p = self.logits.softmax(dim=1)
         weighted = p * tangent[0]
         return (weighted - p * weighted.sum(dim=1, keepdim=True),)
-
-    def score(self, weights: Tensor) -> tuple[Tensor, ...]:
-        """
-        Σ_a w(a) ∇_φ log p(a).
-
-        :param weights: w, shape (n, k); a one-hot row gives the score of that action
-        :return: shaped like :attr:`statistics`
-        """
-        return (weights - self.logits.softmax(dim=1) * weights.sum(dim=1, keepdim=True),)
-
-    def kl_gradient(self, old: "Categorical") -> tuple[Tensor, ...]:
-        """
-        ∇_φ KL(old ‖ self), which points away from ``old``.
-
-        :param old: of the same shape
-        :return: shaped like :attr:`statistics`
-        """
-        return (self.logits.softmax(dim=1) - old.logits.softmax(dim=1),)
-
-    def entropy_gradient(self) -> tuple[Tensor, ...]:
-        """∇_φ of the entropy, shaped like :attr:`statistics`."""
-        log_p = self.logits.log_softmax(dim=1)
-        p = log_p.exp()
-        return (-p * (log_p - (p * log_p).sum(dim=1, keepdim=True)),)
 
 
 @dataclass(frozen=True, eq=False)

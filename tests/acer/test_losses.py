@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+from sb3_trpo_ext.acer.gradients import entropy_gradient, kl_gradient, score
 from sb3_trpo_ext.acer.losses import (
     discrete_policy_gradient,
     duelling,
@@ -42,35 +43,6 @@ def true_gradient(policy, q):
     """∇_logits Σ_a π(a) Q(a), by autograd."""
     logits = policy.logits.clone().requires_grad_()
     return torch.autograd.grad((logits.softmax(1) * q).sum(), logits)[0][0]
-
-
-# --------------------------------------------------------------------------------------------- gradients of families
-@pytest.mark.parametrize("pair", [categoricals, gaussians])
-def test_gradients_of_families_are_those_of_autograd(pair):
-    new, old = pair(n=3)
-    statistics = [part.clone().requires_grad_() for part in new.statistics]
-    live = new.with_statistics(statistics)
-
-    def by_autograd(value):
-        return torch.autograd.grad(value.sum(), statistics, retain_graph=True, materialize_grads=True)
-
-    torch.testing.assert_close(new.kl_gradient(old), by_autograd(old.kl(live)))
-    torch.testing.assert_close(new.entropy_gradient(), by_autograd(live.entropy()))
-    if isinstance(new, Categorical):
-        actions = torch.tensor([0, 2, 3])
-        score = new.score(torch.nn.functional.one_hot(actions, 4).double())
-    else:
-        actions = torch.randn(3, 2, dtype=DOUBLE)
-        score = new.score(actions)
-    torch.testing.assert_close(score, by_autograd(live.log_prob(actions)))
-
-
-@pytest.mark.parametrize("pair", [categoricals, gaussians])
-def test_the_kl_gradient_points_away_from_the_average_policy(pair):
-    """The sign of k: a small step along +k must raise the divergence."""
-    new, old = pair(n=3)
-    moved = new.with_statistics([p + 1e-4 * k for p, k in zip(new.statistics, new.kl_gradient(old), strict=True)])
-    assert (old.kl(moved) > old.kl(new)).all()
 
 
 # --------------------------------------------------------------------------------------------- bias correction
@@ -143,7 +115,7 @@ def test_gaussian_without_correction_is_the_first_term():
     advantages, own_advantages = torch.randn(2, 3, dtype=DOUBLE)
     gradient = gaussian_policy_gradient(policy, behaviour, actions, advantages, own, own_advantages, 5.0, False)
     rho = importance_weights(policy, behaviour, actions).clamp(max=5)
-    expected = (rho * advantages).unsqueeze(1) * torch.cat(policy.score(actions), 1)
+    expected = (rho * advantages).unsqueeze(1) * torch.cat(score(policy, actions), 1)
     torch.testing.assert_close(gradient, expected)
 
 
@@ -179,7 +151,7 @@ def test_projection_solves_the_quadratic_program(delta):
 def test_projected_step_approaches_the_average_policy_less_fast_away():
     """After a step along z*, the policy is nearer to the average policy than after one along ĝ."""
     policy, average = categoricals(n=1)
-    k = policy.kl_gradient(average)[0]
+    k = kl_gradient(policy, average)[0]
     g = 20 * k
     with_region = Categorical(policy.logits + 0.1 * project(g, k, 0.0))
     without = Categorical(policy.logits + 0.1 * g)
@@ -227,8 +199,8 @@ def test_deterministic_categoricals_stay_finite(clip):
                 torch.ones(1, 3),
                 clip,
             )
-            k = Categorical(policy).kl_gradient(Categorical(behaviour))[0]
-            entropy = Categorical(policy).entropy_gradient()[0]
+            k = kl_gradient(Categorical(policy), Categorical(behaviour))[0]
+            entropy = entropy_gradient(Categorical(policy))[0]
             assert torch.isfinite(project(gradient + entropy, k, 1.0)).all()
 
 
@@ -240,11 +212,11 @@ def test_narrow_gaussians_stay_finite(clip):
             gradient = gaussian_policy_gradient(
                 policy, behaviour, actions, torch.ones(1), policy.mean, torch.ones(1), clip
             )
-            k = torch.cat(policy.kl_gradient(behaviour), 1)
+            k = torch.cat(kl_gradient(policy, behaviour), 1)
             assert torch.isfinite(project(gradient, k, 1.0)).all()
 
 
 def test_equal_policies_have_no_constraint():
     policy, _ = categoricals(n=2)
     g = 100 * torch.randn(2, 4, dtype=DOUBLE)
-    assert torch.equal(project(g, policy.kl_gradient(policy)[0], 0.0), g)
+    assert torch.equal(project(g, kl_gradient(policy, policy)[0], 0.0), g)

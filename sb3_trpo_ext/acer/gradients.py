@@ -1,0 +1,83 @@
+"""
+Derivatives of action distributions in their own statistics φ, in closed form: the score ∇_φ log p, and the gradients of
+the KL divergence and of the entropy.
+
+φ are the logits of a Categorical, and mean and standard deviation of a Gaussian. Every row is a state of its own; no
+gradient is summed over states.
+"""
+
+from functools import singledispatch
+
+import torch
+from torch import Tensor
+
+from sb3_trpo_ext.kernels.families import Categorical, Family, Gaussian
+
+
+def score(family: Gaussian, actions: Tensor) -> tuple[Tensor, ...]:
+    """
+    ∇_φ log p(a).
+
+    :param family: p, n distributions
+    :param actions: a, shape (n, d)
+    :return: shaped like the family's statistics
+    """
+    z = (actions - family.mean) / family.std
+    return z / family.std, (z * z - 1) / family.std
+
+
+def weighted_score(family: Categorical, weights: Tensor) -> tuple[Tensor, ...]:
+    """
+    Σ_a w(a) ∇_φ log p(a).
+
+    :param family: p, n distributions
+    :param weights: w, shape (n, k); a one-hot row gives the score of that action
+    :return: shaped like the family's statistics
+    """
+    return (weights - family.logits.softmax(dim=1) * weights.sum(dim=1, keepdim=True),)
+
+
+@singledispatch
+def kl_gradient(family: Family, old: Family) -> tuple[Tensor, ...]:
+    """
+    ∇_φ KL(old ‖ p), which points away from ``old``.
+
+    :param family: p, n distributions, Gaussian or Categorical
+    :param old: of the same kind and shape
+    :return: shaped like the family's statistics
+    """
+    raise TypeError(f"The gradient of the KL divergence is not known for a {type(family).__name__}.")
+
+
+@kl_gradient.register
+def _(family: Gaussian, old: Gaussian) -> tuple[Tensor, ...]:
+    shift, ratio = (family.mean - old.mean) / family.std, old.std / family.std
+    return shift / family.std, (1 - ratio * ratio - shift * shift) / family.std
+
+
+@kl_gradient.register
+def _(family: Categorical, old: Categorical) -> tuple[Tensor, ...]:
+    return (family.logits.softmax(dim=1) - old.logits.softmax(dim=1),)
+
+
+@singledispatch
+def entropy_gradient(family: Family) -> tuple[Tensor, ...]:
+    """
+    ∇_φ of the entropy.
+
+    :param family: n distributions, Gaussian or Categorical
+    :return: shaped like the family's statistics
+    """
+    raise TypeError(f"The gradient of the entropy is not known for a {type(family).__name__}.")
+
+
+@entropy_gradient.register
+def _(family: Gaussian) -> tuple[Tensor, ...]:
+    return torch.zeros_like(family.mean), family.std.reciprocal()
+
+
+@entropy_gradient.register
+def _(family: Categorical) -> tuple[Tensor, ...]:
+    log_p = family.logits.log_softmax(dim=1)
+    p = log_p.exp()
+    return (-p * (log_p - (p * log_p).sum(dim=1, keepdim=True)),)

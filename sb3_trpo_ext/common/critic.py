@@ -187,7 +187,8 @@ def _gauss_newton_step(critic: Critic, batch: Batch, max_kl: float, cg_max_steps
     old = linearization.value[0]
     variance = float((old - returns).square().mean())  # σ²
     g = linearization.vjp(((returns - old) / len(returns),))  # −∇ of half the error
-    solution = conjugate_gradient(GaussNewton(linearization, DAMPING), g, cg_max_steps, TOLERANCE)
+    H = GaussNewton(linearization, cg_damping=DAMPING)
+    solution = conjugate_gradient(H, g, cg_max_steps, cg_tolerance=TOLERANCE)
     xHx = solution.quadratic_form(g)
     if not (0 < variance < math.inf and 0 < xHx < math.inf):
         return variance, False

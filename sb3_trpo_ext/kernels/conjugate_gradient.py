@@ -50,7 +50,7 @@ class CGResult:
 
 
 def conjugate_gradient(
-    A: Operator, b: Tensor, max_steps: int, tolerance: float, preconditioner: Operator | None = None
+    A: Operator, b: Tensor, cg_max_steps: int, cg_tolerance: float, preconditioner: Operator | None = None
 ) -> CGResult:
     """
     Preconditioned conjugate gradients from x = 0 (Hestenes and Stiefel 1952; Saad 2003, algorithm 9.1).
@@ -60,8 +60,8 @@ def conjugate_gradient(
 
     :param A: symmetric positive definite, shape (p, p); ``A @ v`` is called once per step
     :param b: shape (p,)
-    :param max_steps: at most this many steps
-    :param tolerance: stop when ‖r‖ ≤ tolerance · ‖b‖
+    :param cg_max_steps: at most this many steps
+    :param cg_tolerance: stop when ‖r‖ ≤ tolerance · ‖b‖
     :param preconditioner: P ≈ A⁻¹, symmetric positive definite; None for the identity
     :return: the best x so far, also when the curvature is not positive or a number is not finite
     """
@@ -73,7 +73,7 @@ def conjugate_gradient(
         return CGResult(x, r, 0, CGStop.NOT_FINITE)
     z = r if preconditioner is None else preconditioner @ r
     p, rz = z.clone(), float(r @ z)
-    for step in range(max_steps):
+    for step in range(cg_max_steps):
         Ap = A @ p
         pAp = float(p @ Ap)
         if not (math.isfinite(pAp) and math.isfinite(rz)):
@@ -87,10 +87,10 @@ def conjugate_gradient(
             return CGResult(x, r, step, CGStop.NOT_FINITE)
         x.add_(p, alpha=alpha)
         r = r_next
-        if r_norm <= tolerance * b_norm:
+        if r_norm <= cg_tolerance * b_norm:
             return CGResult(x, r, step + 1, CGStop.CONVERGED)
         z = r if preconditioner is None else preconditioner @ r
         rz_next = float(r @ z)
         p.mul_(rz_next / rz).add_(z)  # β = r'ᵀz' / rᵀz
         rz = rz_next
-    return CGResult(x, r, max_steps, CGStop.STEP_LIMIT)
+    return CGResult(x, r, cg_max_steps, CGStop.STEP_LIMIT)

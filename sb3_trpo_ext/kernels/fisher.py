@@ -1,11 +1,14 @@
 """Curvature matrices as operators: objects that know their product with a vector and are never formed."""
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from sb3_trpo_ext.kernels.families import Family
 from sb3_trpo_ext.kernels.linearize import Linearization
 
 
+@dataclass(frozen=True, eq=False)
 class Fisher:
     """
     The damped Fisher matrix of a policy,  F + λI  with  F = (s/n) Σ_i J_iᵀ M_i J_i,  where J_i = ∂φ(state i)/∂θ and
@@ -15,48 +18,48 @@ class Fisher:
 
     :param linearization: θ → φ at n states
     :param family: the distributions at the same states, whose metric is M
-    :param damping: λ ≥ 0
+    :param cg_damping: λ ≥ 0
     :param scale: s > 0; below 1 for a KL that is averaged over action dimensions
     """
 
-    def __init__(self, linearization: Linearization, family: Family, damping: float, scale: float = 1.0):
-        self._linearization = linearization
-        self._family = family
-        self._damping = damping
-        self._weight = scale / family.statistics[0].shape[0]
+    linearization: Linearization
+    family: Family
+    cg_damping: float
+    scale: float = 1.0
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """
         :param vector: v, shape (p,)
         :return: (F + λI) v, shape (p,)
         """
-        change = self._linearization.jvp(vector)  # v → J v
-        cotangent = self._family.metric(change)  # J v → M J v
-        product = self._linearization.vjp(cotangent)  # M J v → Jᵀ M J v
-        return product.mul_(self._weight).add_(vector, alpha=self._damping)
+        change = self.linearization.jvp(vector)  # v → J v
+        cotangent = self.family.metric(change)  # J v → M J v
+        product = self.linearization.vjp(cotangent)  # M J v → Jᵀ M J v
+        weight = self.scale / self.family.statistics[0].shape[0]
+        return product.mul_(weight).add_(vector, alpha=self.cg_damping)
 
 
+@dataclass(frozen=True, eq=False)
 class GaussNewton:
     """
     The damped Gauss-Newton matrix of a squared error,  H + λI  with  H = (1/n) Σ_i j_i j_iᵀ, where j_i = ∂V(state i)/∂w
     (Schulman et al. 2016, section 5).
 
     :param linearization: w → V at n states
-    :param damping: λ ≥ 0
+    :param cg_damping: λ ≥ 0
     """
 
-    def __init__(self, linearization: Linearization, damping: float):
-        self._linearization = linearization
-        self._damping = damping
-        self._weight = 1 / linearization.value[0].shape[0]
+    linearization: Linearization
+    cg_damping: float
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """
         :param vector: v, shape (p,)
         :return: (H + λI) v, shape (p,)
         """
-        product = self._linearization.vjp(self._linearization.jvp(vector))
-        return product.mul_(self._weight).add_(vector, alpha=self._damping)
+        product = self.linearization.vjp(self.linearization.jvp(vector))
+        weight = 1 / self.linearization.value[0].shape[0]
+        return product.mul_(weight).add_(vector, alpha=self.cg_damping)
 
 
 class Identity:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization
-from sb3_trpo_ext.kernels.families import Family
+from sb3_trpo_ext.kernels.fisher import Fisher
+from sb3_trpo_ext.kernels.layers import Dense
+from sb3_trpo_ext.kernels.linearize import Linearization
 
 
 class KroneckerPreconditioner:
@@ -24,27 +26,19 @@ class KroneckerPreconditioner:
     (A ⊗ G + λI)⁻¹ ≈ (A + π√λ I)⁻¹ ⊗ (G + √λ/π I)⁻¹, π² = (tr A / dim A) / (tr G / dim G).
     The block of a state-independent log std is exact: 2 s I.
 
-    :param linearization: of a chain of dense layers, at n states; with or without a log std of its own
-    :param family: the distributions at the same states
-    :param damping: λ > 0
-    :param scale: s, as in :class:`sb3_trpo_ext.kernels.fisher.Fisher`
+    :param fisher: F + λI with λ > 0, of a chain of dense layers at n states, with or without a log std of its own
+    :raises ValueError: when it is of another network
     """
 
-    def __init__(
-        self,
-        linearization: ChainLinearization | GaussianLinearization,
-        family: Family,
-        damping: float,
-        scale: float = 1.0,
-    ):
-        gaussian = isinstance(linearization, GaussianLinearization)
-        chain = linearization.mean if isinstance(linearization, GaussianLinearization) else linearization
-        self._n_log_std = family.statistics[1].shape[1] if gaussian else 0
-        self._log_std_inverse = 1 / (2 * scale + damping)
+    def __init__(self, fisher: Fisher):
+        chain = _dense_chain(fisher.linearization)
+        own_std = isinstance(fisher.linearization, GaussianLinearization)
+        self._n_log_std = fisher.family.statistics[1].shape[1] if own_std else 0
+        self._log_std_inverse = 1 / (2 * fisher.scale + fisher.cg_damping)
         self._shapes = [layer.weight.shape for layer in chain.layers]
         factors: dict[int, tuple[Tensor, Tensor]] = {}
-        for i, cotangent in chain.activations.cotangents(family.sample_score()[0]):
-            factors[i] = _damped_inverses(chain.activations.inputs[i], cotangent, damping, scale)
+        for i, cotangent in chain.activations.cotangents(fisher.family.sample_score()[0]):
+            factors[i] = _damped_inverses(chain.activations.inputs[i], cotangent, fisher.cg_damping, fisher.scale)
         self._inverses = [factors[i] for i in range(len(factors))]
 
     def __matmul__(self, vector: Tensor) -> Tensor:
@@ -63,7 +57,24 @@ class KroneckerPreconditioner:
         return torch.cat(pieces)
 
 
-def _damped_inverses(x: Tensor, cotangent: Tensor, damping: float, scale: float) -> tuple[Tensor, Tensor]:
+def _dense_chain(linearization: Linearization) -> ChainLinearization:
+    """The chain from observations to means or logits."""
+    chain = linearization.mean if isinstance(linearization, GaussianLinearization) else linearization
+    if not (isinstance(chain, ChainLinearization) and all(isinstance(layer, Dense) for layer in chain.layers)):
+        raise ValueError(
+            "KroneckerPreconditioner(fisher=...) must be of a chain of dense layers, differentiated by hand, got "
+            f"{_described(chain)}. Set cg_preconditioner=None."
+        )
+    return chain
+
+
+def _described(linearization: Linearization) -> str:
+    if not isinstance(linearization, ChainLinearization):
+        return f"an object of class {type(linearization).__name__}"
+    return f"a chain of the layers {', '.join(type(layer).__name__ for layer in linearization.layers)}"
+
+
+def _damped_inverses(x: Tensor, cotangent: Tensor, cg_damping: float, scale: float) -> tuple[Tensor, Tensor]:
     """(A + π√λ I)⁻¹ and (G + √λ/π I)⁻¹ from a layer's inputs (n, in) and the cotangents at its outputs (n, out)."""
     n = len(x)
     a = torch.column_stack([x, x.new_ones(n)]).double()
@@ -71,6 +82,6 @@ def _damped_inverses(x: Tensor, cotangent: Tensor, damping: float, scale: float)
     A, G = a.T @ a / n, scale * (d.T @ d) / n
     pi = math.sqrt(float((A.trace() / len(A)) / (G.trace() / len(G)).clamp(min=torch.finfo(x.dtype).tiny)))
     identity_A, identity_G = (torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device) for matrix in (A, G))
-    A_inverse = torch.linalg.inv(A + pi * math.sqrt(damping) * identity_A)
-    G_inverse = torch.linalg.inv(G + math.sqrt(damping) / pi * identity_G)
+    A_inverse = torch.linalg.inv(A + pi * math.sqrt(cg_damping) * identity_A)
+    G_inverse = torch.linalg.inv(G + math.sqrt(cg_damping) / pi * identity_G)
     return A_inverse.to(x.dtype), G_inverse.to(x.dtype)

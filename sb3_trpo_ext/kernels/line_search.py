@@ -34,26 +34,30 @@ class LineSearchResult:
 
 
 def backtrack(
-    evaluate: Callable[[float], Trial], start: float, max_kl: float, shrink: float, max_trials: int
+    evaluate: Callable[[float], Trial],
+    start: float,
+    target_kl: float,
+    line_search_shrinking_factor: float,
+    line_search_max_iter: int,
 ) -> LineSearchResult:
     """
-    The smallest i in 0 … max_trials − 1 for which the fraction shrink^i of the full step raises the objective, stays
-    within the trust region and is finite (Schulman et al. 2015, appendix C).
+    The largest of the fractions 1, s, s², … of the full step that raises the objective, stays within the trust region
+    and is finite (Schulman et al. 2015, appendix C).
 
     :param evaluate: fraction of the full step → trial; the last call is the accepted one
     :param start: the objective at fraction 0
-    :param max_kl: δ; a trial with ``kl`` = δ is inside
-    :param shrink: in (0, 1)
-    :param max_trials: ≥ 0
+    :param target_kl: δ; a trial with ``kl`` = δ is inside
+    :param line_search_shrinking_factor: s, in (0, 1)
+    :param line_search_max_iter: at most this many trials, ≥ 0
     """
     trial = None
-    for i in range(max_trials):
-        fraction = shrink**i
+    for i in range(line_search_max_iter):
+        fraction = line_search_shrinking_factor**i
         trial = evaluate(fraction)
         finite = math.isfinite(trial.objective) and math.isfinite(trial.kl)
-        if finite and trial.objective > start and trial.kl <= max_kl:
+        if finite and trial.objective > start and trial.kl <= target_kl:
             return LineSearchResult(True, fraction, trial, i + 1)
-    return LineSearchResult(False, 0.0, trial, max_trials)
+    return LineSearchResult(False, 0.0, trial, line_search_max_iter)
 
 
 def full_step(evaluate: Callable[[float], Trial]) -> LineSearchResult:

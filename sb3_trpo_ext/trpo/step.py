@@ -23,7 +23,6 @@ from torch import Tensor
 from sb3_trpo_ext.common.actor import Actor
 from sb3_trpo_ext.common.batch import Batch
 from sb3_trpo_ext.common.observations import Observations, every
-from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization
 from sb3_trpo_ext.kernels.conjugate_gradient import CGResult, CGStop, Operator, conjugate_gradient
 from sb3_trpo_ext.kernels.families import Family, Gaussian
 from sb3_trpo_ext.kernels.fisher import Fisher, Identity
@@ -213,7 +212,7 @@ def trust_region_step(actor: Actor, batch: Batch, region: TrustRegion) -> Policy
     scale = 1.0 / old.averaged_dimensions if region.kl_reduction == "mean" else 1.0
     damping = region.damping if region.geometry == "kl" else 0.0
     F, P = _curvature(actor, old, linearization, batch.observations, region, scale)
-    solution = conjugate_gradient(F, g, region.cg_max_steps, region.cg_tolerance, P)  # F x ≈ g
+    solution = conjugate_gradient(F, g, region.cg_max_steps, region.cg_tolerance, preconditioner=P)  # F x ≈ g
     x, xFx = solution.x, solution.quadratic_form(g)
     have_direction = time.perf_counter()
 
@@ -291,8 +290,7 @@ def _curvature(
     fisher = Fisher(linearization, old, region.damping, scale)
     if region.preconditioner is None:
         return fisher, None
-    assert isinstance(linearization, (ChainLinearization, GaussianLinearization))
-    return fisher, KroneckerPreconditioner(linearization, old, region.damping, scale)
+    return fisher, KroneckerPreconditioner(fisher)
 
 
 def _check(region: TrustRegion, solution: CGResult, xFx: float) -> StepStatus:

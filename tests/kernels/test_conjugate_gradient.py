@@ -42,7 +42,7 @@ def vector(size=SIZE):
 def test_agrees_with_a_direct_solver(spectrum):
     A, b = matrix_of(spectrum), vector()
     exact = torch.linalg.solve(A, b)
-    result = conjugate_gradient(A, b, max_steps=50 * SIZE, tolerance=1e-12)
+    result = conjugate_gradient(A, b, cg_max_steps=50 * SIZE, cg_tolerance=1e-12)
     condition = max(spectrum) / min(spectrum)
     assert result.stop is CGStop.CONVERGED
     assert torch.linalg.vector_norm(result.x - exact) <= 1e-12 * condition * torch.linalg.vector_norm(exact)
@@ -55,7 +55,7 @@ def test_agrees_with_a_direct_solver(spectrum):
 def test_needs_as_many_steps_as_there_are_distinct_eigenvalues(eigenvalues):
     k = len(eigenvalues)
     A, b = Counted(matrix_of([eigenvalues[i % k] for i in range(SIZE)])), vector()
-    result = conjugate_gradient(A, b, max_steps=SIZE, tolerance=1e-10)
+    result = conjugate_gradient(A, b, cg_max_steps=SIZE, cg_tolerance=1e-10)
     assert (result.steps, result.stop) == (k, CGStop.CONVERGED)
     assert A.products == k, "one product per step and no other"
 
@@ -185,7 +185,7 @@ def test_quadratic_form_of_any_point():
 
 def test_exact_inverse_as_preconditioner_needs_one_step():
     A, b = matrix_of(SPECTRA["ill conditioned"]), vector()
-    result = conjugate_gradient(A, b, 10, 1e-6, torch.linalg.inv(A))
+    result = conjugate_gradient(A, b, 10, 1e-6, preconditioner=torch.linalg.inv(A))
     assert (result.steps, result.stop) == (1, CGStop.CONVERGED)
     torch.testing.assert_close(result.x, torch.linalg.solve(A, b), rtol=1e-4, atol=1e-6)
 
@@ -195,7 +195,7 @@ def test_diagonal_preconditioner_undoes_bad_scaling():
     A, b = scaling @ matrix_of(SPECTRA["well conditioned"]) @ scaling, vector()
     inverse_diagonal = torch.diag(1 / torch.diag(A))
     plain = conjugate_gradient(A, b, 2000, 1e-8)
-    helped = conjugate_gradient(A, b, 2000, 1e-8, inverse_diagonal)
+    helped = conjugate_gradient(A, b, 2000, 1e-8, preconditioner=inverse_diagonal)
     assert helped.stop is CGStop.CONVERGED
     assert helped.steps < plain.steps / 2
     torch.testing.assert_close(A @ helped.x, b, rtol=1e-5, atol=1e-5)
@@ -205,7 +205,7 @@ def test_diagonal_preconditioner_undoes_bad_scaling():
 def test_identity_as_preconditioner_changes_nothing():
     A, b = matrix_of(SPECTRA["well conditioned"]), vector()
     eye = torch.eye(SIZE, dtype=torch.float64)
-    assert torch.equal(conjugate_gradient(A, b, 5, 0.0, eye).x, conjugate_gradient(A, b, 5, 0.0).x)
+    assert torch.equal(conjugate_gradient(A, b, 5, 0.0, preconditioner=eye).x, conjugate_gradient(A, b, 5, 0.0).x)
 
 
 def test_leaves_its_inputs_alone_and_repeats_itself():

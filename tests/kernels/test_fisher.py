@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sb3_trpo_ext.common.actor import Actor
-from sb3_trpo_ext.kernels.fisher import Fisher, Identity
+from sb3_trpo_ext.kernels.fisher import Fisher, GaussNewton, Identity
+from sb3_trpo_ext.kernels.linearize import AutogradLinearization
 from tests.cases import (
     OBSERVATION,
     POLICIES,
@@ -12,6 +13,7 @@ from tests.cases import (
     by_hand,
     dense,
     dense_fisher,
+    gradient,
     hessian,
     kind_of,
     make_policy,
@@ -37,9 +39,9 @@ class Example:
         self.size = sum(parameter.numel() for parameter in self.actor.parameters)
         self.kind = kind_of(name)
 
-    def fisher(self, damping=0.0, scale=1.0):
+    def fisher(self, cg_damping=0.0, scale=1.0):
         family, linearization = self.actor.linearize(self.observations)
-        return dense(Fisher(linearization, family, damping, scale), self.size)
+        return dense(Fisher(linearization, family, cg_damping, scale), self.size)
 
     def from_jacobians(self):
         return dense_fisher(self.kind, StatisticsOf(self.policy)(self.observations), self.actor.parameters)
@@ -75,11 +77,11 @@ def test_symmetric_and_nowhere_negative(name):
 
 
 @each_policy
-@pytest.mark.parametrize("damping, scale", [(0.1, 1.0), (0.0, 0.25), (0.3, 1 / 3)])
-def test_damping_is_added_after_scaling(name, damping, scale):
+@pytest.mark.parametrize("cg_damping, scale", [(0.1, 1.0), (0.0, 0.25), (0.3, 1 / 3)])
+def test_damping_is_added_after_scaling(name, cg_damping, scale):
     example = Example(name)
-    expected = scale * example.from_jacobians() + damping * torch.eye(example.size, dtype=torch.float64)
-    torch.testing.assert_close(example.fisher(damping, scale), expected, **EXACT)
+    expected = scale * example.from_jacobians() + cg_damping * torch.eye(example.size, dtype=torch.float64)
+    torch.testing.assert_close(example.fisher(cg_damping, scale), expected, **EXACT)
 
 
 @each_policy
@@ -93,6 +95,26 @@ def test_does_not_write_into_the_vector(name, fast):
     first = F @ vector
     assert torch.equal(vector, before)
     assert torch.equal(F @ vector, first), "a product must not change the next one"
+
+
+def test_what_it_is_made_of_can_be_read_and_not_written():
+    family, linearization = Example("box").actor.linearize(torch.randn(N, OBSERVATION))
+    F = Fisher(linearization, family, cg_damping=0.1)
+    assert F.linearization is linearization and F.family is family and (F.cg_damping, F.scale) == (0.1, 1.0)
+    for name in ("linearization", "family", "cg_damping", "scale"):
+        with pytest.raises(AttributeError):
+            setattr(F, name, None)
+
+
+@pytest.mark.parametrize("cg_damping", [0.0, 0.3])
+def test_gauss_newton_is_the_mean_outer_product_of_the_gradients(cg_damping):
+    network = torch.nn.Sequential(torch.nn.Linear(OBSERVATION, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).double()
+    parameters = list(network.parameters())
+    values = network(torch.randn(N, OBSERVATION, dtype=torch.float64))
+    J = torch.stack([gradient(value, parameters) for value in values.flatten()])
+    H = dense(GaussNewton(AutogradLinearization((values,), parameters), cg_damping), J.shape[1])
+    expected = J.T @ J / N + cg_damping * torch.eye(J.shape[1], dtype=torch.float64)
+    torch.testing.assert_close(H, expected, **EXACT)
 
 
 def test_identity():

@@ -5,11 +5,15 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import nn
 
 from sb3_trpo_ext.common.actor import Actor
+from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization
 from sb3_trpo_ext.kernels.conjugate_gradient import conjugate_gradient
+from sb3_trpo_ext.kernels.families import Categorical, Gaussian
 from sb3_trpo_ext.kernels.fisher import Fisher
 from sb3_trpo_ext.kernels.kfac import KroneckerPreconditioner
+from sb3_trpo_ext.kernels.layers import layers_of
 from tests.cases import KINDS, OBSERVATION, dense, make_policy
 
 N = 4000
@@ -41,17 +45,16 @@ def test_linear_gaussian_policy_is_inverted_up_to_sampling():
     """One layer with the same G in every state: F is a Kronecker product, so that only the split damping is inexact."""
     torch.manual_seed(0)
     family, linearization = linearized("box", net_arch=[])
-    damping = 1e-4
+    fisher = Fisher(linearization, family, cg_damping=1e-4)
     size = 3 + 3 * (OBSERVATION + 1)
-    F = dense(Fisher(linearization, family, damping), size)
-    P = dense(KroneckerPreconditioner(linearization, family, damping), size)
+    F, P = dense(fisher, size), dense(KroneckerPreconditioner(fisher), size)
     torch.testing.assert_close(P @ F, torch.eye(size, dtype=F.dtype), rtol=0, atol=0.1)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 def test_block_of_the_width_is_exact(scale):
     family, linearization = linearized("box")
-    P = KroneckerPreconditioner(linearization, family, 0.5, scale)
+    P = KroneckerPreconditioner(Fisher(linearization, family, 0.5, scale))
     vector = torch.zeros(_size(linearization), dtype=torch.float64)
     vector[:3] = torch.tensor([1.0, -2.0, 3.0])
     torch.testing.assert_close(P @ vector, vector / (2 * scale + 0.5))
@@ -60,7 +63,7 @@ def test_block_of_the_width_is_exact(scale):
 @pytest.mark.parametrize("name", ["box", "discrete", "multi_discrete", "multi_binary"])
 def test_is_symmetric_and_positive(name):
     family, linearization = linearized(name)
-    P = dense(KroneckerPreconditioner(linearization, family, 0.1), _size(linearization))
+    P = dense(KroneckerPreconditioner(Fisher(linearization, family, 0.1)), _size(linearization))
     torch.testing.assert_close(P, P.T)
     assert float(torch.linalg.eigvalsh(P).min()) > 0
 
@@ -68,7 +71,7 @@ def test_is_symmetric_and_positive(name):
 def test_large_damping_makes_it_plain():
     family, linearization = linearized("discrete")
     size = _size(linearization)
-    P = dense(KroneckerPreconditioner(linearization, family, 1e8), size)
+    P = dense(KroneckerPreconditioner(Fisher(linearization, family, 1e8)), size)
     torch.testing.assert_close(P * 1e8, torch.eye(size, dtype=P.dtype), rtol=0, atol=1e-2)
 
 
@@ -79,11 +82,29 @@ def test_fewer_steps_to_the_same_residual():
     policy = ActorCriticPolicy(space, spaces.Box(-1, 1, (6,)), lambda _: 1e-3)
     family, linearization = Actor(policy).linearize(torch.randn(1000, 17) * torch.logspace(-1, 1, 17))
     b = torch.randn(_size(linearization))
-    F, P = Fisher(linearization, family, 0.01), KroneckerPreconditioner(linearization, family, 0.01)
+    F = Fisher(linearization, family, 0.01)
+    P = KroneckerPreconditioner(F)
     plain, preconditioned = (conjugate_gradient(F, b, 500, 1e-2, preconditioner) for preconditioner in (None, P))
     assert preconditioned.relative_residual(b) <= 1e-2
     assert float((F @ preconditioned.x - b).norm() / b.norm()) < 1.1e-2
     assert preconditioned.steps < plain.steps / 2
+
+
+def test_a_network_that_is_no_chain_is_refused():
+    policy = make_policy("box")
+    family, linearization = Actor(policy, fast=False).linearize(torch.randn(3, OBSERVATION))
+    with pytest.raises(ValueError, match=r"got an object of class AutogradLinearization\. Set cg_preconditioner=None"):
+        KroneckerPreconditioner(Fisher(linearization, family, 0.1))
+
+
+@pytest.mark.parametrize("own_std", [True, False])
+def test_a_chain_with_convolutions_is_refused(own_std):
+    chain = ChainLinearization(layers_of([nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 3)]), torch.randn(4, 1, 3, 3))
+    mean = chain.value[0]
+    family = Gaussian(mean, torch.ones_like(mean)) if own_std else Categorical(mean)
+    linearization = GaussianLinearization(chain, torch.zeros(3)) if own_std else chain
+    with pytest.raises(ValueError, match=r"got a chain of the layers Convolution, Dense\. Set cg_preconditioner=None"):
+        KroneckerPreconditioner(Fisher(linearization, family, 0.1))
 
 
 def _size(linearization):

@@ -33,21 +33,21 @@ class Fake:
         return next(self.trials)
 
 
-@pytest.mark.parametrize("shrink", [0.5, 0.8])
+@pytest.mark.parametrize("factor", [0.5, 0.8])
 @pytest.mark.parametrize("k", [1, 2, 5])
 @each_bad
-def test_the_kth_trial_is_taken_when_those_before_are_bad(bad, k, shrink):
+def test_the_kth_trial_is_taken_when_those_before_are_bad(bad, k, factor):
     evaluate = Fake(*[bad] * (k - 1), GOOD, GOOD)
-    result = backtrack(evaluate, START, DELTA, shrink, max_trials=5)
-    assert result == LineSearchResult(True, shrink ** (k - 1), GOOD, k)
-    assert evaluate.asked == pytest.approx([shrink**i for i in range(k)]), "and not one trial more"
+    result = backtrack(evaluate, START, DELTA, factor, line_search_max_iter=5)
+    assert result == LineSearchResult(True, factor ** (k - 1), GOOD, k)
+    assert evaluate.asked == pytest.approx([factor**i for i in range(k)]), "and not one trial more"
     assert result.fraction == evaluate.asked[-1], "the last trial is the accepted one"
 
 
 @each_bad
 def test_never(bad):
     evaluate = Fake(*[bad] * 4)
-    result = backtrack(evaluate, START, DELTA, 0.5, max_trials=4)
+    result = backtrack(evaluate, START, DELTA, 0.5, line_search_max_iter=4)
     assert (result.accepted, result.fraction, result.trial, result.trials) == (False, 0.0, bad, 4)
     assert evaluate.asked == [1.0, 0.5, 0.25, 0.125]
 

@@ -16,8 +16,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, kl_divergence
 
-from sb3_trpo_ext.common.batch import Batch
+from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.kernels import families
+from sb3_trpo_ext.trust_region.actor import Actor
+from sb3_trpo_ext.trust_region.batch import Batch
+from sb3_trpo_ext.trust_region.heads import Heads
 
 SIZES = (2, 3, 4)  # of the choices of a MultiDiscrete action
 DIM = 3  # of the other actions that have several dimensions
@@ -136,6 +139,10 @@ def make_policy(name: str, precise: bool = False, seed: int = 0, width: int = 4,
     return policy
 
 
+def make_actor(policy: ActorCriticPolicy, fast: bool = True) -> Actor:
+    return Actor(Heads(policy), fast)
+
+
 def by_hand(policy_name: str) -> bool:
     """Whether the actor of such a policy is a chain of layers, for which autograd is not needed."""
     return not policy_name.startswith("gsde")
@@ -187,7 +194,7 @@ def make_batch(policy: ActorCriticPolicy, n: int, seed: int = 1) -> Batch:
     dtype = values.dtype
     advantages = torch.randn(n, dtype=dtype)
     values = values.flatten()
-    return Batch(observations, actions.reshape(n, -1).to(dtype), advantages, values + advantages, values)
+    return Batch(Inputs(observations), actions.reshape(n, -1).to(dtype), advantages, values + advantages, values)
 
 
 def snapshot(module: nn.Module | Sequence[Tensor]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Settings of the whole test run; and for the algorithms an environment of any spaces, and comparison bit for bit."""
+"""Settings of the whole test run; an environment of any spaces, a small TRPO, and comparison bit for bit."""
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+
+from sb3_trpo_ext import TRPO
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -89,3 +91,23 @@ def bits() -> Callable[[Any], Any]:
         return value
 
     return convert
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "MlpPolicy": {"net_arch": [8]},
+    "CnnPolicy": {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}},
+    "MultiInputPolicy": {"net_arch": [8], "features_extractor_kwargs": {"cnn_output_dim": 8}},
+}
+
+
+@pytest.fixture
+def tiny() -> Callable[..., TRPO]:
+    """A model that is fast to train: ``tiny(env, policy="MlpPolicy", **arguments of TRPO)``."""
+
+    def make(env: Any, policy: Any = "MlpPolicy", **settings: Any) -> TRPO:
+        defaults = {"n_steps": 16, "seed": 0, "device": "cpu"}
+        small = SMALL[policy] if isinstance(policy, str) else {}
+        policy_kwargs = small | settings.pop("policy_kwargs", {})
+        return TRPO(policy, env, policy_kwargs=policy_kwargs, **(defaults | settings))
+
+    return make

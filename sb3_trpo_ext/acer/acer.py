@@ -1,10 +1,9 @@
-"""The algorithm that users construct: its settings, its data, and what is saved."""
+"""The algorithm that users construct: its settings, and what an improvement is."""
 
 import io
-import math
 import pathlib
-import time
 import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -12,60 +11,33 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_trpo_ext.acer import settings
+from sb3_trpo_ext.acer.batch import as_batch
 from sb3_trpo_ext.acer.buffer import SequenceReplayBuffer, Sequences
-from sb3_trpo_ext.acer.collection import Collected, collect, usable_normalizer
+from sb3_trpo_ext.acer.collection import (
+    Collected,
+    DictSequenceRolloutBuffer,
+    SequenceRolloutBuffer,
+    collect,
+    rollout_buffer_of,
+    usable_normalizer,
+)
 from sb3_trpo_ext.acer.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, frozen_copy
-from sb3_trpo_ext.acer.step import Learner, Settings, Update, Updates, acer_step, as_batch, average_kl
-from sb3_trpo_ext.common.acting import acting
-from sb3_trpo_ext.common.diagnostics import record
+from sb3_trpo_ext.acer.step import Learner, Update, Updates, acer_step, average_kl
+from sb3_trpo_ext.common.algorithm import Algorithm
+from sb3_trpo_ext.common.diagnostics import Logged
 from sb3_trpo_ext.common.network import PlainNetwork, actor_network
-from sb3_trpo_ext.common.rollout import NormalizationKeeper, warn_of_skipped_rollout
-from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
-from sb3_trpo_ext.common.settings import Rule, check, none_or, number, one_of, schedule, schedule_of, whole
+from sb3_trpo_ext.common.sampler import sampler_of
 from sb3_trpo_ext.common.threads import torch_threads
 
 SelfACER = TypeVar("SelfACER", bound="ACER")
 
 
-def _is_limit(value: Any) -> bool:
-    return value is None or value == math.inf or number(0)(value)
-
-
-RULES = (
-    Rule(
-        "learning_rate",
-        schedule_of(number(0)),
-        "a number >= 0 or a schedule",
-        'It may be a number, a function of the remaining progress, or a string such as "lin_0.001".',
-    ),
-    Rule("n_steps", whole(1), "a whole number >= 1", "It counts steps per environment and update."),
-    Rule("replay_ratio", number(0), "a number >= 0", "It is the mean number of replays per update; 0 for none."),
-    Rule("replay_start", whole(0), "a whole number >= 0", "It counts steps of all environments; 1000 is usual."),
-    Rule("buffer_size", whole(1), "a whole number >= 1", "It counts steps of all environments; 50000 is usual."),
-    Rule("gamma", number(0, 1), "between 0 and 1", "0.99 is usual."),
-    Rule("q_coef", number(0), "a number >= 0", "0.5 is usual."),
-    Rule("ent_coef", number(0), "a number >= 0", "0 means no entropy bonus."),
-    Rule("max_grad_norm", number(0, open_low=True), "a number > 0", "10 is usual; a large number clips nothing."),
-    Rule("rms_prop_eps", number(0, open_low=True), "a number > 0", "1e-5 is usual."),
-    Rule("use_rms_prop", one_of(True, False), "True or False", "False is Adam."),
-    Rule("importance_clip", _is_limit, "None or a number >= 0 (math.inf for no limit)", "None chooses."),
-    Rule("bias_correction", one_of(True, False), "True or False", "True is the paper's."),
-    Rule("trust_region", one_of(True, False), "True or False", "True is the paper's."),
-    Rule("trust_region_delta", number(0), "a number >= 0", "1 is usual."),
-    Rule("average_policy_decay", number(0, 1), "between 0 and 1", "0.99 is usual."),
-    Rule("n_action_samples", whole(1), "a whole number >= 1", "5 is usual."),
-    Rule("learn_std", one_of(True, False), "True or False", "False keeps the standard deviation of Box actions fixed."),
-    Rule("stats_window_size", whole(1), "a whole number >= 1", "It counts episodes; 100 is usual."),
-    Rule("num_threads", none_or(whole(1)), "None or a whole number >= 1", "None chooses."),
-)
-
-
-class ACER(OnPolicyAlgorithm):
+class ACER(Algorithm[Collected]):
     """
     Actor-Critic with Experience Replay for Stable-Baselines3, for Discrete and Box actions.
 
@@ -124,6 +96,8 @@ class ACER(OnPolicyAlgorithm):
     :raises ValueError: for a value out of range, naming argument, value and remedy
     """
 
+    RULES = settings.RULES
+    OWN_SETTING = "replay_ratio"
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -131,6 +105,7 @@ class ACER(OnPolicyAlgorithm):
     }
     policy: MlpPolicy
     average_policy: MlpPolicy
+    rollout_buffer: SequenceRolloutBuffer | DictSequenceRolloutBuffer
     replay_buffer: SequenceReplayBuffer
 
     def __init__(
@@ -199,31 +174,31 @@ class ACER(OnPolicyAlgorithm):
         self.learn_std = learn_std
         self.num_threads = num_threads
         self._n_replays = 0
-        self._n_skipped_updates = 0
 
         if _init_setup_model:
             self._setup_model()
 
-    def _setup_model(self) -> None:
-        check(self, RULES)
-        self._check_spaces_and_policy()
-        super()._setup_model()
+    def _check(self) -> None:
+        settings.check_space_and_policy(self)
+        settings.check_replay(self)
+
+    def _build(self) -> None:
         if "optimizer_class" not in self.policy_kwargs:
             self.policy.optimizer = self._optimizer()
         if isinstance(self.action_space, spaces.Box):
             self.policy.log_std.requires_grad_(self.learn_std)
-        self.policy.set_training_mode(False)
         self.average_policy = frozen_copy(self.policy)
         self._learner = Learner(self.policy, self.average_policy)
         self._network: PlainNetwork | None = actor_network(self.policy)
         self._normalizer = usable_normalizer(self._vec_normalize_env, self.observation_space)
+        self.rollout_buffer = rollout_buffer_of(self)
         self.replay_buffer = SequenceReplayBuffer(
             self.buffer_size if self.replay_ratio > 0 else 0,
             self.n_steps,
             self.n_envs,
             self.observation_space,
             self.action_space,
-            self._n_statistics(),
+            settings.n_statistics(self.action_space),
         )
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -235,66 +210,29 @@ class ACER(OnPolicyAlgorithm):
             return torch.optim.RMSprop(parameters, learning_rate, **settings)
         return torch.optim.Adam(parameters, learning_rate, **({"eps": 1e-5, "fused": True} | given))
 
-    def _check_spaces_and_policy(self) -> None:
-        space = self.action_space
-        if not isinstance(space, (spaces.Discrete, spaces.Box)):
-            raise ValueError(
-                f"ACER(env=...) must have a Discrete or Box action space, got {space}. Its critic rates every action "
-                "of a Discrete space; use TRPO for others."
-            )
-        if not (isinstance(self.policy_class, type) and issubclass(self.policy_class, MlpPolicy)):
-            raise ValueError(
-                f"ACER(policy=...) must be one of {', '.join(self.policy_aliases)} or a subclass of ACER's policies, "
-                f"got {self.policy_class}. Its critic must rate actions, which SB3's does not."
-            )
-        if self.policy_kwargs.get("use_sde"):
-            raise ValueError("ACER has no state-dependent exploration. Leave use_sde out of policy_kwargs.")
-
-        rollout = self.n_steps * self.n_envs
-        kept = max(1, self.buffer_size // rollout) * rollout
-        if self.replay_ratio > 0 and self.replay_start > kept:
-            raise ValueError(
-                f"ACER(replay_start=...) must be at most what the replay buffer holds, got {self.replay_start}: replay "
-                f"would never start. With buffer_size={self.buffer_size} that is {kept} steps, in whole rollouts of "
-                f"n_steps × n_envs = {rollout}. Lower it, raise buffer_size, or set replay_ratio=0 for no replay."
-            )
-
-    def _n_statistics(self) -> int:
-        space = self.action_space
-        return int(space.n) if isinstance(space, spaces.Discrete) else 2 * math.prod(space.shape)  # type: ignore[arg-type]
-
     def set_parameters(
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: torch.device | str = "auto"
     ) -> None:
-        """
-        As SB3's, but the state of RMSProp is not put into Adam, nor the reverse: the optimizer then starts afresh, with
-        a warning.
-
-        :param load_path_or_dict: file, or state dictionaries by name
-        :param exact_match: whether everything must be there
-        :param device: for what a file holds
-        """
-        parameters = saved_parameters(load_path_or_dict, device)
-        saved = parameters.get("policy.optimizer")
-        if saved is not None and "optimizer_class" not in self.policy_kwargs:
-            parameters = parameters | {"policy.optimizer": self._usable(saved)}
-        super().set_parameters(parameters, exact_match, device)
+        super().set_parameters(load_path_or_dict, exact_match, device)
         if isinstance(self.action_space, spaces.Box) and not self.learn_std:
             self.average_policy.log_std.copy_(self.policy.log_std.detach())  # it would never follow
 
-    def _usable(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """The saved state of the optimizer, with the present ε; nothing of it if it is another optimizer's."""
+    def _usable(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The state of RMSProp is not put into Adam, nor the reverse: the optimizer then starts afresh."""
+        saved = parameters.get("policy.optimizer")
+        if saved is None or "optimizer_class" in self.policy_kwargs:
+            return parameters
         if ("alpha" in saved["param_groups"][0]) != self.use_rms_prop:  # of the two, only RMSProp has an alpha
             warnings.warn(
                 "The saved state is of another optimizer than use_rms_prop asks for: the optimizer starts afresh.",
-                stacklevel=4,
+                stacklevel=5,
             )
-            return self.policy.optimizer.state_dict()
-        if not self.use_rms_prop:
-            return saved
-        # What was saved would replace ε too, and ACER.load(path, rms_prop_eps=…) would have no effect.
-        eps = self.policy.optimizer.defaults["eps"]
-        return saved | {"param_groups": [group | {"eps": eps} for group in saved["param_groups"]]}
+            saved = self.policy.optimizer.state_dict()
+        elif self.use_rms_prop:
+            # What was saved would replace ε too, and ACER.load(path, rms_prop_eps=…) would have no effect.
+            eps = self.policy.optimizer.defaults["eps"]
+            saved = saved | {"param_groups": [group | {"eps": eps} for group in saved["param_groups"]]}
+        return parameters | {"policy.optimizer": saved}
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
@@ -306,72 +244,47 @@ class ACER(OnPolicyAlgorithm):
         super().set_env(env, force_reset)
         self._normalizer = usable_normalizer(self._vec_normalize_env, self.observation_space)
 
-    def _setup_lr_schedule(self) -> None:
-        self.lr_schedule = schedule(self.learning_rate)
-
-    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        # The last rollout may overshoot the total; a schedule must not be asked about a negative progress.
-        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
-
     def _excluded_save_params(self) -> list[str]:
-        derived = ["_learner", "_network", "_normalizer", "_normalization", "_collected"]
-        return [*super()._excluded_save_params(), "average_policy", "replay_buffer", *derived]
+        derived = ["average_policy", "replay_buffer", "_learner", "_network", "_normalizer"]
+        return [*super()._excluded_save_params(), *derived]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "average_policy"], []
 
-    def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        """
-        As SB3's, without values and log-probabilities, and robust against observations that are not finite. Arguments
-        and result as there.
-        """
-        started = time.perf_counter()
-        self._normalization = NormalizationKeeper(env)
-        act = acting(self.policy, self._network, env.num_envs, self.num_threads)
-        collected = collect(self, self.policy, act, env, callback, rollout_buffer, self._normalizer)
-        if collected is None:
-            return False
-        self._collected: Collected = collected
-        callback.on_rollout_end()
-        record(self.logger, {"time/rollout_seconds": time.perf_counter() - started})
-        return True
+    def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> bool:
+        self.policy.set_training_mode(False)
+        sampler = sampler_of(self.policy, self._network, env.num_envs, self.num_threads)
+        return collect(self, self.policy, sampler, env, callback, rollout_buffer, self._normalizer)
 
-    def train(self) -> None:
+    def _rollout(self) -> Collected:
+        return self.rollout_buffer.collected
+
+    def _improve(self, rollout: Collected) -> Iterable[Logged | Mapping[str, float | str]]:
         """One on-policy update on the sequences just collected, then Poisson(replay ratio) updates from replay."""
-        self._update_learning_rate(self.policy.optimizer)
-        if bad := self._collected.seen.not_finite() or self._collected.original.not_finite():
-            self._skip_rollout(bad)
-            return
-        settings = self._settings()
         if self.replay_ratio > 0:
-            self.replay_buffer.add(self._collected.original)
-        updates = [self._update(self._collected.seen, settings)]
+            self.replay_buffer.add(rollout.original)
+        updates = [self._update(rollout.seen)]
         for _ in range(self._draw_number_of_replays()):
-            updates.append(self._update(self.replay_buffer.sample(self._normalizer), settings))
+            updates.append(self._update(self.replay_buffer.sample(self._normalizer)))
             self._n_replays += 1
+        return (Updates(updates, self._average_kl(rollout.seen)),)
 
-        self._n_updates += 1
-        record(self.logger, Updates(updates, self._average_kl()), self._counts())
-
-    def _update(self, sequences: Sequences, settings: Settings) -> Update:
+    def _update(self, sequences: Sequences) -> Update:
         with torch_threads(self.num_threads, sequences.rewards.size, self._learner.n_parameters):
-            update = acer_step(self._learner, as_batch(sequences, self.policy), settings)
+            update = acer_step(self._learner, as_batch(sequences, self.policy), settings.step_settings(self))
         if not update.applied:
             self._n_skipped_updates += 1
             warnings.warn(
                 "Gradient skipped: it is not finite. The policy is unchanged. Rewards may be too large for float32: "
                 "scale them, or wrap the environment in VecNormalize. train/skipped_updates counts them.",
-                stacklevel=3,
+                stacklevel=4,
             )
         return update
 
-    def _average_kl(self) -> float | None:
-        """How far from the average policy the policy is now, where it has just been; None without a trust region."""
+    def _average_kl(self, sequences: Sequences) -> float | None:
+        """How far from the average policy the policy is now, in the states just seen; None without a trust region."""
         if not self.trust_region:
             return None
-        sequences = self._collected.seen
         with torch_threads(self.num_threads, sequences.rewards.size, self._learner.n_parameters):
             return average_kl(self._learner, as_batch(sequences, self.policy))
 
@@ -380,37 +293,9 @@ class ACER(OnPolicyAlgorithm):
             return 0
         return int(np.random.poisson(self.replay_ratio))
 
-    def _settings(self) -> Settings:
-        """The settings as they are now; they may have changed since the last update."""
-        clip = self.importance_clip
-        if clip is None:
-            clip = 10.0 if isinstance(self.action_space, spaces.Discrete) else 5.0
-        return Settings(
-            gamma=self.gamma,
-            clip=float(clip),
-            correct_bias=self.bias_correction,
-            delta=self.trust_region_delta if self.trust_region else None,
-            decay=self.average_policy_decay,
-            ent_coef=self.ent_coef,
-            q_coef=self.q_coef,
-            max_grad_norm=self.max_grad_norm,
-            n_action_samples=self.n_action_samples,
-            learn_std=self.learn_std,
-        )
-
-    def _skip_rollout(self, bad: list[str]) -> None:
-        self._n_skipped_updates += 1
-        self._last_obs = self._normalization.forget_rollout(self._last_obs)
-        warn_of_skipped_rollout(bad)
-        record(self.logger, self._counts())
-
     def _counts(self) -> dict[str, float]:
-        return {
-            "train/replay_size": len(self.replay_buffer),
-            "train/n_replays": self._n_replays,
-            "train/skipped_updates": self._n_skipped_updates,
-            "train/n_updates": self._n_updates,
-        }
+        replays = {"train/replay_size": len(self.replay_buffer), "train/n_replays": self._n_replays}
+        return {**replays, **super()._counts()}
 
     def learn(
         self: SelfACER,
@@ -421,33 +306,8 @@ class ACER(OnPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfACER:
-        """
-        Train.
-
-        :param total_timesteps: environment steps in all; 1e6 is understood
-        :param callback: as in SB3
-        :param log_interval: updates between two tables
-        :param tb_log_name: name of the run in TensorBoard
-        :param reset_num_timesteps: False to go on counting from an earlier call
-        :param progress_bar: show one (needs tqdm and rich)
-        :return: itself
-        """
-        return super().learn(
-            int(total_timesteps), callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-        )
-
-    @classmethod
-    def load(cls: type[SelfACER], path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> SelfACER:
-        """
-        Load a model; its replay buffer is empty until :meth:`load_replay_buffer`.
-
-        :param path: of the zip file, or an open binary file
-        :param args: as in SB3's ``BaseAlgorithm.load``
-        :param kwargs: as there; names of constructor arguments replace what was saved
-        :raises ValueError: when the file is damaged or holds something else
-        """
-        saved_settings(path, "ACER", own="replay_ratio")
-        return super().load(path, *args, **kwargs)
+        """As :meth:`sb3_trpo_ext.common.algorithm.Algorithm.learn`."""
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """

@@ -15,7 +15,7 @@ from stable_baselines3.common import buffers
 from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_trpo_ext.common.rollout import Timeout
+from sb3_trpo_ext.common.collection import Timeout
 
 Array: TypeAlias = NDArray[Any]
 Arrays: TypeAlias = Array | dict[str, Array]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
@@ -14,9 +14,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_trpo_ext.acer.buffer import Array, Arrays, Sequences
 from sb3_trpo_ext.acer.policies import MlpPolicy
-from sb3_trpo_ext.common.acting import Acting
-from sb3_trpo_ext.common.observations import finite
-from sb3_trpo_ext.common.rollout import Timeout, step_through
+from sb3_trpo_ext.common.collection import Timeout, step_through
+from sb3_trpo_ext.common.inputs import finite
+from sb3_trpo_ext.common.sampler import Sampler
 
 
 class Collected(NamedTuple):
@@ -28,24 +28,50 @@ class Collected(NamedTuple):
     seen: Sequences
     original: Sequences
 
+    def not_finite(self) -> list[str]:
+        """The names of the parts that hold NaN or infinity; empty when all is well."""
+        return self.seen.not_finite() or self.original.not_finite()
+
+
+class SequenceRolloutBuffer(RolloutBuffer):
+    """SB3's buffer, in which the sequences lie too that it was filled with."""
+
+    collected: Collected
+
+
+class DictSequenceRolloutBuffer(DictRolloutBuffer):
+    """The same for dictionaries of observations."""
+
+    collected: Collected
+
+
+def rollout_buffer_of(model: OnPolicyAlgorithm) -> SequenceRolloutBuffer | DictSequenceRolloutBuffer:
+    """
+    :param model: whose spaces and numbers of steps and environments it has
+    """
+    space, sizes = model.observation_space, {"n_envs": model.n_envs, "device": model.device}
+    if isinstance(space, spaces.Dict):
+        return DictSequenceRolloutBuffer(model.n_steps, space, model.action_space, **sizes)  # type: ignore[arg-type]
+    return SequenceRolloutBuffer(model.n_steps, space, model.action_space, **sizes)  # type: ignore[arg-type]
+
 
 class _Recording:
     """
-    Acts, and remembers the observations and rewards that a ``VecNormalize`` has normalised.
+    Samples actions, and remembers the observations and rewards that a ``VecNormalize`` has normalised.
 
-    :param act: chooses the actions
+    :param sampler: chooses the actions
     :param wrapper: of the environments
     """
 
-    def __init__(self, act: Acting, wrapper: VecNormalize):
-        self._act, self._wrapper = act, wrapper
+    def __init__(self, sampler: Sampler, wrapper: VecNormalize):
+        self._sampler, self._wrapper = sampler, wrapper
         self._observations: list[Any] = []
         self._rewards: list[Array] = []
         self._timeouts: list[Timeout] = []
 
     def __call__(self, observations: Any) -> Array:
         self.note()
-        return self._act(observations)
+        return self._sampler(observations)
 
     def note(self) -> None:
         """Remember the latest observations, and the rewards that came with them."""
@@ -107,34 +133,50 @@ def usable_normalizer(wrapper: VecNormalize | None, space: spaces.Space[Any]) ->
 def collect(
     model: OnPolicyAlgorithm,
     policy: MlpPolicy,
-    act: Acting,
+    sampler: Sampler,
     env: VecEnv,
     callback: BaseCallback,
     buffer: RolloutBuffer,
     wrapper: VecNormalize | None,
-) -> Collected | None:
+) -> bool:
     """
-    One sequence from each environment.
+    One sequence from each environment, into the buffer.
 
     The parameters do not change within a rollout, so the behaviour policy's distributions follow for all steps at its
     end, in one batch.
 
     :param model: whose observations and counters are used and advanced
-    :param policy: of the model
-    :param act: chooses its actions
+    :param policy: of the model, in evaluation mode
+    :param sampler: chooses its actions
     :param env: to step in
     :param callback: called as SB3 does
-    :param buffer: to fill
+    :param buffer: to fill, from :func:`rollout_buffer_of`
     :param wrapper: whose normalisation is to be undone; None for none
-    :return: None if the callback ended training
+    :return: False if the callback ended training
     """
-    policy.set_training_mode(False)
-    recording = None if wrapper is None else _Recording(act, wrapper)
-    timeouts = step_through(
-        model, recording or act, env, callback, buffer, recording.note_timeout if recording else None
-    )
-    if timeouts is None:
-        return None
+    assert isinstance(buffer, (SequenceRolloutBuffer, DictSequenceRolloutBuffer))
+    recording = None if wrapper is None else _Recording(sampler, wrapper)
+    timeouts: list[Timeout] = []
+
+    def on_timeout(timeout: Timeout) -> None:
+        timeouts.append(timeout)
+        if recording is not None:
+            recording.note_timeout(timeout)
+
+    if not step_through(model, recording or sampler, env, callback, buffer, on_timeout):
+        return False
+    seen = _as_seen(model, policy, buffer, tuple(timeouts))
+    if recording is not None:
+        recording.note()
+    buffer.collected = Collected(seen, seen if recording is None else recording.original(seen))
+    callback.on_rollout_end()
+    return True
+
+
+def _as_seen(
+    model: OnPolicyAlgorithm, policy: MlpPolicy, buffer: RolloutBuffer, timeouts: tuple[Timeout, ...]
+) -> Sequences:
+    """What the policy acted on, out of a full buffer."""
     last: Any = model._last_obs
     space = policy.observation_space
     observations: Arrays
@@ -144,18 +186,14 @@ def collect(
     else:
         observations = _followed(buffer.observations, last, space)
     starts: Any = model._last_episode_starts
-    seen = Sequences(
+    return Sequences(
         observations,
         actions=buffer.actions.reshape(*buffer.rewards.shape, *(policy.action_space.shape or ())),
         rewards=buffer.rewards,
         statistics=_statistics(policy, observations, buffer.rewards.shape),
         dones=np.concatenate([buffer.episode_starts[1:], starts[None]]).astype(bool),
-        timeouts=tuple(timeouts),
+        timeouts=timeouts,
     )
-    if recording is None:
-        return Collected(seen, seen)
-    recording.note()
-    return Collected(seen, recording.original(seen))
 
 
 def _followed(stored: Array, last: Array, space: spaces.Space[Any]) -> Array:

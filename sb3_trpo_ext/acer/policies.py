@@ -7,11 +7,10 @@ stochastic duelling network. Actor and critic share the features extractor, or n
 
 import math
 from copy import deepcopy
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -22,7 +21,8 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
-from sb3_trpo_ext.common.observations import Observations
+from sb3_trpo_ext.common.distributions import plain_distribution
+from sb3_trpo_ext.common.inputs import Observations
 from sb3_trpo_ext.kernels.families import Categorical, Gaussian
 
 ActionFamily: TypeAlias = Categorical | Gaussian
@@ -152,10 +152,9 @@ class MlpPolicy(ActorCriticPolicy):
         return isinstance(self.action_space, spaces.Discrete)
 
     def _family(self, latent_pi: Tensor) -> ActionFamily:
-        output = self.action_net(latent_pi)
-        if isinstance(self.action_dist, DiagGaussianDistribution):
-            return Gaussian(output, self.log_std.exp().expand_as(output))
-        return Categorical(output)
+        plain = plain_distribution(self)
+        assert plain is not None  # Discrete and Box have one
+        return cast(ActionFamily, plain.family(self, self.action_net(latent_pi)))
 
 
 class CnnPolicy(MlpPolicy):

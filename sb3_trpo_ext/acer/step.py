@@ -24,7 +24,7 @@ from sb3_trpo_ext.acer.losses import (
     slope,
 )
 from sb3_trpo_ext.acer.policies import ActionFamily, Evaluation, MlpPolicy
-from sb3_trpo_ext.common.observations import Observations, each
+from sb3_trpo_ext.common.inputs import Observations, each
 from sb3_trpo_ext.kernels.families import Categorical, Gaussian
 from sb3_trpo_ext.kernels.retrace import retrace, uncorrected
 from sb3_trpo_ext.kernels.vector import count

@@ -19,9 +19,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_trpo_ext
 from sb3_trpo_ext.bench.cases import Case, UpdateCase
-from sb3_trpo_ext.common.batch import full_batch
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.fisher import Fisher
+from sb3_trpo_ext.trust_region.rollout import Rollout
 
 # The same work: as many steps of the conjugate gradient as `match_steps` says, whatever the residual, sb3-contrib's
 # meaning of target_kl and cg_damping, and its critic.
@@ -261,8 +261,8 @@ def _split_ours(contender: Contender) -> Seconds:
 def _fisher_product_seconds(model: OnPolicyAlgorithm) -> float:
     """Median time of a product like those of the update that has just ended."""
     assert isinstance(model, sb3_trpo_ext.TRPO)
-    observations = full_batch(model.rollout_buffer).every(model.curvature_sampling_factor).observations
-    family, linearization = model.actor.linearize(observations)
+    batch = Rollout.of(model.rollout_buffer, model.actor.heads).batch().every(model.curvature_sampling_factor)
+    family, linearization = model.actor.linearize(batch.inputs)
     fisher = Fisher(linearization, family, model.logger.name_to_value["train/cg_damping"])
     vector = torch.randn(sum(parameter.numel() for parameter in model.actor.parameters))
     spans = []

@@ -1,1 +1,1 @@
-"""Room 1: where the kernels meet Stable-Baselines3's policies, buffers and loggers."""
+"""Room 1: what any algorithm here needs of Stable-Baselines3's policies, buffers and loggers."""

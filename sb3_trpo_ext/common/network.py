@@ -4,12 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from stable_baselines3.common.distributions import (
-    BernoulliDistribution,
-    CategoricalDistribution,
-    DiagGaussianDistribution,
-    MultiCategoricalDistribution,
-)
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import (
@@ -21,15 +15,9 @@ from stable_baselines3.common.torch_layers import (
 )
 from torch import Tensor, nn
 
-from sb3_trpo_ext.common.observations import Observations
+from sb3_trpo_ext.common.distributions import plain_distribution
+from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.kernels.layers import Layer, layers_of
-
-_DISTRIBUTIONS = (
-    DiagGaussianDistribution,
-    CategoricalDistribution,
-    MultiCategoricalDistribution,
-    BernoulliDistribution,
-)
 
 
 @dataclass(frozen=True)
@@ -54,22 +42,23 @@ class PlainNetwork:
         return [parameter for layer in self.layers for parameter in layer.parameters]
 
     @torch.no_grad()
-    def inputs(self, observations: Observations) -> Tensor:
+    def inputs(self, inputs: Inputs) -> Tensor:
         """
         What enters the first layer; constant in the chain's parameters.
 
-        :param observations: n of them, as the policy takes them
+        :param inputs: of n states
         :return: shape (n, …)
         """
+        observations = inputs.observations
         if self.from_pixels:
             assert isinstance(observations, Tensor)
             # Convolutions, their gradients above all, are up to twice as fast with the channels innermost.
             observations = observations.contiguous(memory_format=torch.channels_last)
-            inputs = preprocess_obs(observations, self.policy.observation_space, self.policy.normalize_images)
+            features = preprocess_obs(observations, self.policy.observation_space, self.policy.normalize_images)
         else:
-            inputs = BasePolicy.extract_features(self.policy, observations, self.extractor)
-        assert isinstance(inputs, Tensor)
-        return inputs.to(self.layers[0].weight.dtype)
+            features = BasePolicy.extract_features(self.policy, observations, self.extractor)
+        assert isinstance(features, Tensor)
+        return features.to(self.layers[0].weight.dtype)
 
 
 def actor_network(policy: ActorCriticPolicy) -> PlainNetwork | None:
@@ -79,7 +68,7 @@ def actor_network(policy: ActorCriticPolicy) -> PlainNetwork | None:
     :param policy: any
     :return: None when it does anything else than SB3's own chains
     """
-    if type(policy.action_dist) not in _DISTRIBUTIONS or not _has_sb3s(policy, "_get_action_dist_from_latent"):
+    if plain_distribution(policy) is None or not _has_sb3s(policy, "_get_action_dist_from_latent"):
         return None
     if not _has_sb3s(policy, "get_distribution"):
         return None

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,11 @@ class Trial:
     kl: float
 
 
+TrialT = TypeVar("TrialT", bound=Trial)
+
+
 @dataclass(frozen=True)
-class LineSearchResult:
+class LineSearchResult(Generic[TrialT]):
     """
     :param accepted: whether a trial met all conditions
     :param fraction: of the full step, in (0, 1]; 0 when none was accepted
@@ -29,17 +33,17 @@ class LineSearchResult:
 
     accepted: bool
     fraction: float
-    trial: Trial | None
+    trial: TrialT | None
     trials: int
 
 
 def backtrack(
-    evaluate: Callable[[float], Trial],
+    evaluate: Callable[[float], TrialT],
     start: float,
     target_kl: float,
     line_search_shrinking_factor: float,
     line_search_max_iter: int,
-) -> LineSearchResult:
+) -> LineSearchResult[TrialT]:
     """
     The largest of the fractions 1, s, s², … of the full step that raises the objective, stays within the trust region
     and is finite (Schulman et al. 2015, appendix C).
@@ -60,7 +64,7 @@ def backtrack(
     return LineSearchResult(False, 0.0, trial, line_search_max_iter)
 
 
-def full_step(evaluate: Callable[[float], Trial]) -> LineSearchResult:
+def full_step(evaluate: Callable[[float], TrialT]) -> LineSearchResult[TrialT]:
     """
     No search: the whole step, refused only when the outcome is not finite (natural policy gradient).
 

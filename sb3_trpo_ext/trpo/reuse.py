@@ -7,64 +7,84 @@ times as many updates of the same number of samples. Advantages and returns of e
 the present critic and corrected for the present policy by V-trace (Espeholt et al. 2018, arXiv:1802.01561, section 4).
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sb3_trpo_ext.common.actor import Actor
-from sb3_trpo_ext.common.batch import Batch
-from sb3_trpo_ext.common.critic import Critic
-from sb3_trpo_ext.common.observations import Observations, joined
+from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.kernels.retrace import retrace
+from sb3_trpo_ext.trust_region.actor import Actor
+from sb3_trpo_ext.trust_region.batch import Batch
+from sb3_trpo_ext.trust_region.rollout import Rollout
+from sb3_trpo_ext.trust_region.value_function import ValueFunction
 
 
-@dataclass(frozen=True)
-class Rollout:
+class Earlier(NamedTuple):
     """
-    T steps in each of E environments, N = T × E samples. Observations and rewards are as they were then, normalised or
-    not; where a time limit cut an episode, the reward holds the value that the critic then gave the state after it.
-
-    :param observations: N of them, one environment after the other, each in time order
-    :param actions: as stored, shape (N, d)
-    :param log_prob: log μ(a|s) of the policy μ that acted, shape (N,)
-    :param rewards: shape (T, E)
+    :param rollout: that was collected by a policy μ
+    :param log_prob: log μ(a|s) of its N samples, shape (N,)
     :param ends: whether an episode ended with step t, boolean, shape (T, E)
-    :param last_observations: E of them, after step T
+    :param last_inputs: of the E states after step T
     """
 
-    observations: Observations
-    actions: Tensor
+    rollout: Rollout
     log_prob: Tensor
-    rewards: Tensor
     ends: Tensor
-    last_observations: Observations
+    last_inputs: Inputs
 
 
 class EarlierRollouts:
     """The last few rollouts, the oldest first."""
 
     def __init__(self) -> None:
-        self._rollouts: list[Rollout] = []
+        self._kept: list[Earlier] = []
 
     def __len__(self) -> int:
-        return len(self._rollouts)
+        return len(self._kept)
 
-    def add(self, rollout: Rollout, count: int) -> None:
+    def add(self, rollout: Rollout, log_prob: Tensor, count: int) -> None:
         """
         Keep one more, and forget the oldest when there are too many.
 
         :param rollout: as long as the others, of as many environments
+        :param log_prob: of its actions under the policy that took them, shape (N,)
         :param count: how many are kept, ≥ 1
+        :raises ValueError: when it was not collected by stepping, so that nobody knows what followed
         """
-        self._rollouts = [*self._rollouts, rollout][-count:]
+        if rollout.ends is None or rollout.last_inputs is None:
+            raise ValueError("rollouts_per_update above 1 needs rollouts that collect_rollouts has filled, got another")
+        earlier = Earlier(rollout, log_prob, rollout.ends, rollout.last_inputs)
+        self._kept = [*self._kept, earlier][-count:]
 
     def clear(self) -> None:
         """Forget all."""
-        self._rollouts = []
+        self._kept = []
+
+    def followed_by(
+        self, newest: Rollout, actor: Actor, critic: ValueFunction, gamma: float, gae_lambda: float, count: int
+    ) -> Batch:
+        """
+        All samples as the present policy and critic see them, the newest rollout's first; it is then kept too.
+
+        :param newest: collected by the present policy
+        :param actor: of the present policy
+        :param critic: the present one
+        :param gamma: discount γ, in [0, 1]
+        :param gae_lambda: λ, in [0, 1]
+        :param count: how many rollouts are kept for the updates to come
+        """
+        log_prob = actor.family(newest.inputs).log_prob(actor.family_actions(newest.actions))
+        batch = replace(newest.batch(), behaviour_log_prob=log_prob)
+        if self._kept:
+            batch = batch.followed_by(self.corrected(actor, critic, gamma, gae_lambda))
+        self.add(newest, log_prob, count)
+        return batch
 
     @torch.no_grad()
-    def corrected(self, actor: Actor, critic: Critic, gamma: float, gae_lambda: float) -> Batch:
+    def corrected(self, actor: Actor, critic: ValueFunction, gamma: float, gae_lambda: float) -> Batch:
         """
         All their samples, as the present policy π and critic V see them. With δ_t = r_t + γ V(s_{t+1}) − V(s_t) and
         w_t = min(1, π(a_t|s_t) / μ(a_t|s_t)), the advantage is
@@ -79,18 +99,19 @@ class EarlierRollouts:
         :param gae_lambda: λ, in [0, 1]
         :raises ValueError: when there is no rollout
         """
-        if not self._rollouts:
+        if not self._kept:
             raise ValueError("There is no earlier rollout yet. Add one.")
-        observations = joined([one.observations for one in self._rollouts])
-        actions = torch.cat([one.actions for one in self._rollouts])
-        old_log_prob = torch.cat([one.log_prob for one in self._rollouts])
-        rewards = torch.cat([one.rewards for one in self._rollouts], dim=1)
-        ends = torch.cat([one.ends for one in self._rollouts], dim=1)
+        rollouts = [one.rollout for one in self._kept]
+        inputs = reduce(Inputs.followed_by, (one.inputs for one in rollouts))
+        actions = torch.cat([one.actions for one in rollouts])
+        behaviour_log_prob = torch.cat([one.log_prob for one in self._kept])
+        rewards = torch.cat([one.rewards for one in rollouts], dim=1)
+        ends = torch.cat([one.ends for one in self._kept], dim=1)
 
-        log_prob = actor.family(observations).log_prob(actor.family_actions(actions))
-        weights = (log_prob - old_log_prob).exp().clamp(max=1)  # w
-        values = critic.values(observations).flatten()
-        last_values = critic.values(joined([one.last_observations for one in self._rollouts])).flatten()
+        log_prob = actor.family(inputs).log_prob(actor.family_actions(actions))
+        weights = (log_prob - behaviour_log_prob).exp().clamp(max=1)  # w
+        values = critic.values(inputs).flatten()
+        last_values = critic.values(reduce(Inputs.followed_by, (one.last_inputs for one in self._kept))).flatten()
         bootstraps = torch.zeros_like(rewards)
         bootstraps[-1] = torch.where(ends[-1], 0, last_values)
 
@@ -101,4 +122,4 @@ class EarlierRollouts:
         v, traces = in_time(values), gae_lambda * in_time(weights)
         advantages = (retrace(rewards, v, v, traces, ends, bootstraps, gamma) - v).T.flatten()
         returns = values + weights * advantages
-        return Batch(observations, actions, advantages, returns, values, old_log_prob)
+        return Batch(inputs, actions, advantages, returns, values, behaviour_log_prob)

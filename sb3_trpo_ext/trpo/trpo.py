@@ -1,117 +1,47 @@
-"""The algorithm that users construct: its settings, its data, and what is saved."""
+"""The algorithm that users construct: its settings, and what an improvement is."""
 
-import inspect
-import io
-import math
-import pathlib
-import time
-import warnings
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo_ext.common.actor import Actor
-from sb3_trpo_ext.common.batch import Batch, full_batch
-from sb3_trpo_ext.common.critic import Critic, CriticFit, fit_by_gradient_descent, fit_in_trust_region
-from sb3_trpo_ext.common.diagnostics import record
-from sb3_trpo_ext.common.observations import each
-from sb3_trpo_ext.common.rollout import (
-    NormalizationKeeper,
-    acting_on_finite_observations,
-    can_collect_fast,
-    collect_fast,
-    warn_of_skipped_rollout,
-)
-from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
-from sb3_trpo_ext.common.settings import Rule, check, none_or, number, one_of, schedule, schedule_of, whole
+from sb3_trpo_ext.common.algorithm import Algorithm
+from sb3_trpo_ext.common.bad_data import acting_on_finite_observations
+from sb3_trpo_ext.common.diagnostics import Logged, record
+from sb3_trpo_ext.common.laps import Laps
+from sb3_trpo_ext.common.settings import schedule
 from sb3_trpo_ext.common.threads import torch_threads
-from sb3_trpo_ext.kernels.layers import Dense
 from sb3_trpo_ext.kernels.vector import count
+from sb3_trpo_ext.trpo import contrib, settings
 from sb3_trpo_ext.trpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
-from sb3_trpo_ext.trpo.reuse import EarlierRollouts, Rollout
-from sb3_trpo_ext.trpo.step import StepStatus, TrustRegion, trust_region_step
-
-KL_PER_DIMENSION = 0.02  # nats, of target_kl=None
-DAMPING_PER_DIMENSION = 0.1  # of cg_damping=None
-FITTED = {"trust_region": "in a trust region", "adam": "by minibatches"}
-CRITIC_SETTINGS = {
-    "trust_region": ("n_critic_steps", "critic_max_kl"),
-    "adam": ("learning_rate", "batch_size", "n_critic_updates"),
-}
-MAX_DAMPING_FACTOR = 1024.0  # of adaptive_damping: ten failures in a row
+from sb3_trpo_ext.trpo.reuse import EarlierRollouts
+from sb3_trpo_ext.trpo.settings import CriticMethod, KLReduction, Preconditioner, Region
+from sb3_trpo_ext.trust_region.actor import Actor
+from sb3_trpo_ext.trust_region.batch import Batch
+from sb3_trpo_ext.trust_region.collection import collect_fast
+from sb3_trpo_ext.trust_region.critic_fit import CriticFit, fit_by_gradient_descent, fit_in_trust_region
+from sb3_trpo_ext.trust_region.heads import Heads
+from sb3_trpo_ext.trust_region.policy_step import StepStatus
+from sb3_trpo_ext.trust_region.rollout import Rollout
+from sb3_trpo_ext.trust_region.step import trust_region_step
+from sb3_trpo_ext.trust_region.value_function import ValueFunction
 
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
 
-ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
-
-_SCHEDULE = 'It may be a number, a function of the remaining progress, or "lin_0.02" (to 0), "lin_0.02_0.01".'
-RULES = (
-    Rule("learning_rate", schedule_of(number(0)), "a number >= 0 or a schedule", _SCHEDULE),
-    Rule(
-        "target_kl",
-        none_or(schedule_of(number(0, open_low=True))),
-        "a number > 0, a schedule or None",
-        f"{_SCHEDULE} None is 0.02 per dimension.",
-    ),
-    Rule("n_steps", whole(1), "a whole number >= 1", "It counts steps per environment and update."),
-    Rule("batch_size", whole(1), "a whole number >= 1", "It is the critic's minibatch; 128 is usual."),
-    Rule("gamma", number(0, 1), "between 0 and 1", "0.99 is usual."),
-    Rule("gae_lambda", number(0, 1), "between 0 and 1", "0.95 is usual."),
-    Rule("cg_max_steps", whole(1), "a whole number >= 1", "10 to 25 are usual."),
-    Rule("cg_damping", none_or(number(0)), "a number >= 0 or None", "None is 0.1 per dimension."),
-    Rule("adaptive_damping", one_of(True, False), "True or False", "False keeps cg_damping as it is."),
-    Rule("cg_tolerance", number(0, 1, open_high=True), "at least 0 and below 1", "It is relative to the gradient."),
-    Rule(
-        "line_search_shrinking_factor",
-        number(0, 1, open_low=True, open_high=True),
-        "above 0 and below 1",
-        "0.8 is usual; each trial takes this fraction of the one before.",
-    ),
-    Rule("line_search_max_iter", whole(0), "a whole number >= 0", "0 takes the natural gradient step unsearched."),
-    Rule("n_critic_updates", whole(1), "a whole number >= 1", "It counts Adam's passes over the critic's samples."),
-    Rule("ent_coef", schedule_of(number(-math.inf)), "a finite number or a schedule", _SCHEDULE),
-    Rule("sde_sample_freq", whole(-1), "a whole number >= -1", "-1 draws new noise once per rollout."),
-    Rule("stats_window_size", whole(1), "a whole number >= 1", "It counts episodes; 100 is usual."),
-    Rule("use_sde", one_of(True, False), "True or False", "False draws independent noise at each step."),
-    Rule("normalize_advantage", one_of(True, False), "True or False", "True is usual."),
-    Rule("fast_kernels", one_of(True, False), "True or False", "True is faster."),
-    Rule("fast_collection", one_of(True, False), "True or False", "True is faster."),
-    Rule("sub_sampling_factor", whole(1), "a whole number >= 1", "1 uses all samples."),
-    Rule("curvature_sampling_factor", whole(1), "a whole number >= 1", "1 uses all states."),
-    Rule("kl_reduction", one_of("sum", "mean"), '"sum" or "mean"', '"sum" is the paper\'s, "mean" sb3-contrib\'s.'),
-    Rule("cg_preconditioner", one_of(None, "kfac"), 'None or "kfac"', "None is the plain conjugate gradient."),
-    Rule(
-        "critic",
-        one_of(None, "trust_region", "adam"),
-        'None, "trust_region" or "adam"',
-        'None is "trust_region" but for images; "adam" is sb3-contrib\'s.',
-    ),
-    Rule("n_critic_steps", whole(1), "a whole number >= 1", "3 is usual; many fit the noise of a rollout."),
-    Rule("critic_max_kl", number(0, open_low=True), "a number > 0", "0.1 is usual."),
-    Rule("rollouts_per_update", whole(1), "a whole number >= 1", "1 learns from the newest rollout alone."),
-    Rule("num_threads", none_or(whole(1, 1024)), "None or a whole number from 1 to 1024", "None chooses."),
-    Rule("trust_region", one_of("kl", "euclidean"), '"kl" or "euclidean"', '"kl" is TRPO.'),
-)
-
-
-class TRPO(OnPolicyAlgorithm):
+class TRPO(Algorithm[Rollout]):
     """
     Trust Region Policy Optimization for Stable-Baselines3.
 
     Paper: Schulman et al. 2015, "Trust Region Policy Optimization", arXiv:1502.05477; advantages: Schulman et al.
-    2016, arXiv:1506.02438. Written from the papers; the update is :func:`sb3_trpo_ext.trpo.step.trust_region_step`.
+    2016, arXiv:1506.02438. Written from the papers; the update is
+    :func:`sb3_trpo_ext.trust_region.step.trust_region_step`.
 
     Differs from the paper:
 
@@ -122,11 +52,12 @@ class TRPO(OnPolicyAlgorithm):
        an option.
     4. The critic is a network, fitted in a trust region of its own (Schulman et al. 2016) or by minibatch Adam.
 
-    Differs from sb3-contrib's TRPO:
+    Differs from sb3-contrib's TRPO, whose files :meth:`load` opens too (they go on with the meaning that their settings
+    had, ``kl_reduction="mean"`` and ``critic="adam"``):
 
     1. The KL is KL(old ‖ new), summed over action dimensions. sb3-contrib averages it over the dimensions of Box and
        MultiBinary actions, so its ``target_kl`` and ``cg_damping`` correspond to d times as much here;
-       ``kl_reduction="mean"`` gives its meaning.
+       ``kl_reduction="mean"`` gives its settings.
     2. The actor's parameters are found from the autograd graph, not from their names, and ``policy.optimizer`` holds
        the critic's parameters only.
     3. The conjugate gradient starts from zero and stops on a relative residual.
@@ -143,9 +74,9 @@ class TRPO(OnPolicyAlgorithm):
     :param env: environment, vectorised environment, or the id of a registered one
     :param learning_rate: of ``critic="adam"``, ≥ 0: a number, a schedule (function of the progress remaining, from 1 to
         0), or RL Zoo's ``"lin_0.001"``. Higher follows the returns of the last rollout more closely. The actor has
-        none.
+        none. None is 1e-3.
     :param n_steps: steps per environment and update. Higher means fewer, better estimated updates.
-    :param batch_size: samples per gradient step of ``critic="adam"``. Higher is faster and smoother.
+    :param batch_size: samples per gradient step of ``critic="adam"``. Higher is faster and smoother. None is 128.
     :param gamma: discount, in [0, 1]
     :param cg_max_steps: limit of conjugate gradient steps, the critic's too. Higher gives a direction nearer to the
         natural gradient.
@@ -156,7 +87,7 @@ class TRPO(OnPolicyAlgorithm):
     :param line_search_max_iter: trials of the line search; 0 takes the full step (natural policy gradient), whose KL
         may exceed ``target_kl``
     :param n_critic_updates: passes of ``critic="adam"`` over the samples of an update. Higher follows the last rollout
-        more closely.
+        more closely. None is 10.
     :param gae_lambda: in [0, 1]. Higher means less bias and more variance of the advantages.
     :param use_sde: generalized state-dependent exploration (Box only)
     :param sde_sample_freq: steps between new exploration noise for gSDE; −1 for once per rollout
@@ -191,23 +122,25 @@ class TRPO(OnPolicyAlgorithm):
         with large networks. None is "trust_region", but "adam" where observations hold an image (a Box of three
         dimensions or more).
     :param n_critic_steps: Gauss-Newton steps per update of ``critic="trust_region"``. Higher follows the last rollout
-        more closely, and its noise.
+        more closely, and its noise. None is 3.
     :param critic_max_kl: ε > 0, the size of the critic's trust region in each step. Higher follows the last rollout
-        more closely.
+        more closely. None is 0.1.
     :param rollouts_per_update: M: an update learns from the newest rollout and from the M − 1 before it, corrected for
         the policy having changed (:mod:`sb3_trpo_ext.trpo.reuse`). Take ``n_steps`` M times smaller then, and the
         critic's steps or passes: M times as many updates, each as well estimated. The rollouts are not saved with the
         model.
     :param num_threads: of torch during an update; None for 1 with small networks, where more only get in one another's
         way, and the present setting with large ones. The setting is put back afterwards.
-    :param fast_kernels: differentiate plain networks (dense layers and convolutions with simple activations) by hand;
-        False for autograd always. The results are the same to rounding.
-    :param fast_collection: compute values and log-probabilities in one batch at the end of the rollout, so that
-        callbacks see them only in ``on_rollout_end``; False for SB3's loop. The same seed gives the same trajectory.
+    :param fast: differentiate plain networks (dense layers and convolutions with simple activations) by hand, and
+        compute values and log-probabilities in one batch at the end of the rollout, so that callbacks see them only in
+        ``on_rollout_end``; False for autograd and SB3's loop. The same seed gives the same trajectory, and the same
+        results to rounding.
     :param _init_setup_model: build networks and buffers now
     :raises ValueError: for a value out of range, naming argument, value and remedy
     """
 
+    RULES = settings.RULES
+    OWN_SETTING = "cg_max_steps"
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -215,21 +148,21 @@ class TRPO(OnPolicyAlgorithm):
     }
     policy: ActorCriticPolicy
     actor: Actor
-    _critic: Critic
+    value_function: ValueFunction
 
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
-        learning_rate: float | str | Schedule = 1e-3,
+        learning_rate: float | str | Schedule | None = None,
         n_steps: int = 2048,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         gamma: float = 0.99,
         cg_max_steps: int = 15,
         cg_damping: float | None = None,
         line_search_shrinking_factor: float = 0.8,
         line_search_max_iter: int = 10,
-        n_critic_updates: int = 10,
+        n_critic_updates: int | None = None,
         gae_lambda: float = 0.95,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
@@ -244,26 +177,32 @@ class TRPO(OnPolicyAlgorithm):
         verbose: int = 0,
         seed: int | None = None,
         device: torch.device | str = "auto",
-        kl_reduction: str = "sum",
+        kl_reduction: KLReduction = "sum",
         curvature_sampling_factor: int = 1,
-        trust_region: str = "kl",
+        trust_region: Region = "kl",
         cg_tolerance: float = 1e-4,
         adaptive_damping: bool = False,
         ent_coef: float | str | Schedule = 0.0,
-        cg_preconditioner: str | None = None,
-        critic: str | None = None,
-        n_critic_steps: int = 3,
-        critic_max_kl: float = 0.1,
+        cg_preconditioner: Preconditioner | None = None,
+        critic: CriticMethod | None = None,
+        n_critic_steps: int | None = None,
+        critic_max_kl: float | None = None,
         rollouts_per_update: int = 1,
         num_threads: int | None = None,
-        fast_kernels: bool = True,
-        fast_collection: bool = True,
+        fast: bool = True,
         _init_setup_model: bool = True,
     ):
+        chosen = settings.chosen_for_the_critics(
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            n_critic_updates=n_critic_updates,
+            n_critic_steps=n_critic_steps,
+            critic_max_kl=critic_max_kl,
+        )
         super().__init__(
             policy,
             env,
-            learning_rate=learning_rate,  # type: ignore[arg-type]  # a string is read in _setup_lr_schedule
+            learning_rate=chosen.values["learning_rate"],  # a string is read in _setup_lr_schedule
             n_steps=n_steps,
             gamma=gamma,
             gae_lambda=gae_lambda,
@@ -282,14 +221,14 @@ class TRPO(OnPolicyAlgorithm):
             device=device,
             _init_setup_model=False,
         )
-        self.batch_size = batch_size
+        self.batch_size = chosen.values["batch_size"]
         self.cg_max_steps = cg_max_steps
         self.cg_damping = cg_damping
         self.cg_tolerance = cg_tolerance
         self.adaptive_damping = adaptive_damping
         self.line_search_shrinking_factor = line_search_shrinking_factor
         self.line_search_max_iter = line_search_max_iter
-        self.n_critic_updates = n_critic_updates
+        self.n_critic_updates = chosen.values["n_critic_updates"]
         self.normalize_advantage = normalize_advantage
         self.target_kl = target_kl
         self.kl_reduction = kl_reduction
@@ -298,239 +237,103 @@ class TRPO(OnPolicyAlgorithm):
         self.curvature_sampling_factor = curvature_sampling_factor
         self.cg_preconditioner = cg_preconditioner
         self.critic = critic
-        self.n_critic_steps = n_critic_steps
-        self.critic_max_kl = critic_max_kl
+        self.n_critic_steps = chosen.values["n_critic_steps"]
+        self.critic_max_kl = chosen.values["critic_max_kl"]
         self.rollouts_per_update = rollouts_per_update
         self.num_threads = num_threads
-        self.fast_kernels = fast_kernels
-        self.fast_collection = fast_collection
+        self.fast = fast
         self._damping_factor = 1.0
         self._n_line_search_failures = 0
-        self._n_skipped_updates = 0
 
         if _init_setup_model:
             self._setup_model()
-            self._warn_of_settings_of_the_other_critic()
+            settings.warn_of_the_other_critic(settings.critic_method(self), chosen.given)
 
-    def _setup_model(self) -> None:
-        check(self, RULES)
-        self._check_sizes()
-        super()._setup_model()
-        self.policy.set_training_mode(False)  # tracing must not move batch statistics or draw random numbers
-        self.actor = Actor(self.policy, self.fast_kernels)
-        self._critic = Critic(self.policy, self.actor, self.lr_schedule(1), self.fast_kernels)
-        self.policy.set_training_mode(True)
+    def _check(self) -> None:
+        settings.check_policy_class(self.policy_class)
+        settings.check_sizes(self)
+
+    def _heads(self) -> Heads:
+        """How the policy is asked; a variant has its own."""
+        return Heads(self.policy)
+
+    def _build(self) -> None:
+        self.actor = Actor(self._heads(), self.fast)
+        self.value_function = ValueFunction(self.actor, self.lr_schedule(1), self.fast)
         self._earlier = EarlierRollouts()
-        if self.cg_preconditioner == "kfac" and not self._has_dense_actor():
-            raise ValueError(
-                'TRPO(cg_preconditioner="kfac") needs an actor of dense layers alone and fast_kernels=True, got a '
-                f"{self.policy_class.__name__}. Set it to None."
-            )
+        settings.check_preconditioner(self)
 
-    def _describe(self) -> str:
-        """Which ways were chosen for this policy, in a line."""
-        networks = {"actor": self.actor.network, "critic": self._critic.network}
-        kernels = [f"{name} by {'autograd' if network is None else 'hand'}" for name, network in networks.items()]
-        fast = self.fast_collection and can_collect_fast(self.policy, self.rollout_buffer)
-        shared = count(self.actor.shared_parameters())
-        line = f"Differentiating the {', the '.join(kernels)}; collecting {'fast' if fast else 'by the loop of SB3'}"
-        line += f"; fitting the critic {FITTED[self._critic_method()]}"
-        return line + (f"; only the trust-region step trains the {shared} shared parameters" if shared else "")
-
-    def _has_dense_actor(self) -> bool:
-        network = self.actor.network
-        return network is not None and all(type(layer) is Dense for layer in network.layers)
-
-    def _check_sizes(self) -> None:
-        if not isinstance(self.action_space, ACTION_SPACES):
-            names = ", ".join(space.__name__ for space in ACTION_SPACES)
-            raise ValueError(f"TRPO(env=...) must have an action space of type {names}, got {self.action_space}.")
-        if self.adaptive_damping and self.cg_damping == 0:
-            raise ValueError(
-                "TRPO(adaptive_damping=True) must have a cg_damping above 0, got 0, which doubling leaves at 0. Leave "
-                "cg_damping out."
-            )
-        samples = self.n_steps * self.n_envs
-        if self.normalize_advantage and samples <= self.sub_sampling_factor:
-            raise ValueError(
-                "TRPO(n_steps=...) must give more than one sample per update for advantages to be normalised, got "
-                f"n_steps={self.n_steps}, {self.n_envs} environment(s) and sub_sampling_factor="
-                f"{self.sub_sampling_factor}. Raise n_steps or set normalize_advantage=False."
-            )
-        samples *= self.rollouts_per_update
-        if self._critic_method() == "adam" and samples > self.batch_size and samples % self.batch_size:
-            warnings.warn(
-                f"batch_size={self.batch_size} does not divide n_steps * n_envs * rollouts_per_update = {samples}: "
-                f"the last minibatch of the critic's every pass has {samples % self.batch_size} samples. Choose a "
-                f"factor of {samples}.",
-                stacklevel=4,
-            )
-
-    def _warn_of_settings_of_the_other_critic(self) -> None:
-        method, defaults = self._critic_method(), inspect.signature(TRPO).parameters
-        for other, name in ((other, name) for other, names in CRITIC_SETTINGS.items() for name in names):
-            if other != method and (value := getattr(self, name)) != defaults[name].default:
-                warnings.warn(
-                    f'{name}={value!r} has no effect with critic="{method}". Set critic="{other}", or leave it out.',
-                    stacklevel=3,
-                )
-
-    def _setup_lr_schedule(self) -> None:
-        self.lr_schedule = schedule(self.learning_rate)
-
-    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        # The last rollout may overshoot the total; a schedule must not be asked about a negative progress.
-        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
+    def _start_anew(self) -> None:
+        self._earlier.clear()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor", "_critic", "_earlier", "_normalization"]
+        return [*super()._excluded_save_params(), "actor", "value_function", "_earlier"]
 
-    def collect_rollouts(
-        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
-    ) -> bool:
-        """As SB3's, and robust against observations that are not finite. Arguments and result as there."""
-        started = time.perf_counter()
-        self._normalization = NormalizationKeeper(env)
-        if self.fast_collection and can_collect_fast(self.policy, rollout_buffer):
-            complete = collect_fast(self, self.actor, env, callback, rollout_buffer, self.num_threads)
-        else:
-            with acting_on_finite_observations(self.policy):
-                complete = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
-        record(self.logger, {"time/rollout_seconds": time.perf_counter() - started})
-        return complete
+    def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
+        if settings.critic_method(self) == "adam":  # the only one to have a learning rate
+            super()._update_learning_rate(optimizers)
 
-    def train(self) -> None:
+    def _collects_fast(self) -> bool:
+        return self.fast and self.actor.heads.can_collect_fast(self.rollout_buffer)
+
+    def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> bool:
+        if self._collects_fast():
+            return collect_fast(self, self.actor, env, callback, rollout_buffer, self.num_threads)
+        with acting_on_finite_observations(self.policy):
+            return OnPolicyAlgorithm.collect_rollouts(self, env, callback, rollout_buffer, self.n_steps)
+
+    def _rollout(self) -> Rollout:
+        return Rollout.of(self.rollout_buffer, self.actor.heads, self._last_obs, self._last_episode_starts)
+
+    def _improve(self, rollout: Rollout) -> Iterable[Logged | Mapping[str, float | str]]:
         """One iteration of TRPO (Schulman et al. 2015, section 6) on the rollout just collected."""
-        self._update_learning_rate(self.policy.optimizer)
-        batch = full_batch(self.rollout_buffer)
-        if bad := batch.not_finite():
-            self._skip_update(bad)
-            return
-
-        self.policy.set_training_mode(False)
-        if self.rollouts_per_update > 1:
-            batch = self._with_earlier_rollouts(batch)
-        else:
-            self._earlier.clear()
+        batch = self._with_earlier_rollouts(rollout)
         samples = batch.every(self.sub_sampling_factor)
         if self.normalize_advantage:
             samples = samples.normalized()
-        region = self._trust_region()
-        with torch_threads(self.num_threads, len(samples.advantages), count(self.actor.parameters)):
-            step = trust_region_step(self.actor, samples, region)
+        region, ent_coef = settings.trust_region(self), schedule(self.ent_coef)(self._current_progress_remaining)
+        now = {
+            "train/target_kl": region.target_kl,
+            "train/cg_damping": settings.damping(self),
+            "train/ent_coef": ent_coef,
+        }
+        with torch_threads(self.num_threads, samples.size, count(self.actor.parameters)):
+            step = trust_region_step(
+                self.actor, samples, region, settings.direction(self), settings.search(self), ent_coef
+            )
         self._n_line_search_failures += step.status is StepStatus.LINE_SEARCH_FAILED
         if self.adaptive_damping:
-            self._damping_factor = adapted(self._damping_factor, step.status)
+            self._damping_factor = settings.adapted(self._damping_factor, step.status)
+        return step, self._fit_critic(batch), now
 
-        fit = self._fit_critic(batch)
-
-        self._n_updates += 1
-        now = {
-            "train/target_kl": region.max_kl,
-            "train/cg_damping": region.damping,
-            "train/ent_coef": region.ent_coef,
-        }
-        record(self.logger, step, fit, now, self._counts())
-
-    def _with_earlier_rollouts(self, newest: Batch) -> Batch:
-        """The newest rollout and those before it, and remember the newest for the next updates."""
-        started = time.perf_counter()
-        rows = len(newest.advantages) * (1 + len(self._earlier))
-        with torch_threads(self.num_threads, rows, count(self.actor.parameters)):
-            batch = self._joined(newest)
-        record(self.logger, {"time/earlier_rollouts_seconds": time.perf_counter() - started})
+    def _with_earlier_rollouts(self, rollout: Rollout) -> Batch:
+        """The samples of the newest rollout, and of as many before it as an update learns from."""
+        if self.rollouts_per_update == 1:
+            self._earlier.clear()
+            return rollout.batch()
+        laps = Laps()
+        with torch_threads(self.num_threads, rollout.size * (1 + len(self._earlier)), count(self.actor.parameters)):
+            batch = self._earlier.followed_by(
+                rollout, self.actor, self.value_function, self.gamma, self.gae_lambda, self.rollouts_per_update - 1
+            )
+        laps.end("earlier_rollouts")
+        record(self.logger, {f"time/{part}_seconds": seconds for part, seconds in laps.seconds.items()})
         return batch
-
-    def _joined(self, newest: Batch) -> Batch:
-        """As :meth:`_with_earlier_rollouts`, which sets threads and takes the time."""
-        buffer = self.rollout_buffer
-        with torch.no_grad():
-            log_prob = self.actor.family(newest.observations).log_prob(self.actor.family_actions(newest.actions))
-        assert self._last_obs is not None and self._last_episode_starts is not None
-        ends = np.concatenate([buffer.episode_starts[1:], [self._last_episode_starts]]).astype(bool)
-        rollout = Rollout(
-            newest.observations,
-            newest.actions,
-            log_prob,
-            buffer.to_torch(buffer.rewards),
-            torch.as_tensor(ends, device=self.device),
-            each(torch.clone, obs_as_tensor(self._last_obs, self.device)),  # some environments write into theirs
-        )
-        batch = replace(newest, old_log_prob=log_prob)
-        if self._earlier:
-            earlier = self._earlier.corrected(self.actor, self._critic, self.gamma, self.gae_lambda)
-            batch = batch.followed_by(earlier)
-        self._earlier.add(rollout, self.rollouts_per_update - 1)
-        return batch
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        if reset_num_timesteps or self._last_obs is None:
-            self._earlier.clear()  # another training, or another environment
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _fit_critic(self, batch: Batch) -> CriticFit:
-        in_trust_region = self._critic_method() == "trust_region"
-        rows = len(batch.returns) if in_trust_region else self.batch_size
-        with torch_threads(self.num_threads, rows, count(self._critic.parameters)):
-            if in_trust_region:
-                return fit_in_trust_region(
-                    self._critic, batch, self.critic_max_kl, self.n_critic_steps, self.cg_max_steps
-                )
-            self.policy.set_training_mode(True)  # Adam does not mind noise; a line search must not see any
-            return fit_by_gradient_descent(self._critic, batch, self.batch_size, self.n_critic_updates)
+        critic, by_adam = self.value_function, settings.critic_method(self) == "adam"
+        with torch_threads(self.num_threads, self.batch_size if by_adam else batch.size, count(critic.parameters)):
+            if by_adam:
+                self.policy.set_training_mode(True)  # Adam does not mind noise; a line search must not see any
+                return fit_by_gradient_descent(critic, batch, self.batch_size, self.n_critic_updates)
+            return fit_in_trust_region(critic, batch, self.critic_max_kl, self.n_critic_steps, self.cg_max_steps)
 
-    def _critic_method(self) -> str:
-        """How the critic is fitted: the setting, or its default."""
-        if self.critic is not None:
-            return self.critic
-        space = self.observation_space
-        parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
-        images = [part for part in parts if isinstance(part, spaces.Box) and len(part.shape) >= 3]
-        return "adam" if images else "trust_region"
-
-    def _trust_region(self) -> TrustRegion:
-        """The settings as they are now; they may have changed since the last update."""
-        dimensions = self._dimensions_of_the_kl()
-        target_kl = KL_PER_DIMENSION * dimensions if self.target_kl is None else self.target_kl
-        damping = DAMPING_PER_DIMENSION * dimensions if self.cg_damping is None else self.cg_damping
-        return TrustRegion(
-            max_kl=schedule(target_kl)(self._current_progress_remaining),
-            geometry=self.trust_region,
-            kl_reduction=self.kl_reduction,
-            ent_coef=schedule(self.ent_coef)(self._current_progress_remaining),
-            damping=damping * self._damping_factor,
-            cg_max_steps=self.cg_max_steps,
-            cg_tolerance=self.cg_tolerance,
-            preconditioner=self.cg_preconditioner,
-            curvature_every=self.curvature_sampling_factor,
-            shrink=self.line_search_shrinking_factor,
-            max_trials=self.line_search_max_iter,
-        )
-
-    def _dimensions_of_the_kl(self) -> int:
-        """How many dimensions the KL sums over. It grows with them, and so does its curvature."""
-        summed = self.kl_reduction == "sum" and self.trust_region == "kl"
-        return get_action_dim(self.action_space) if summed else 1
-
-    def _skip_update(self, bad: list[str]) -> None:
-        self._n_skipped_updates += 1
-        self._last_obs = self._normalization.forget_rollout(self._last_obs)
-        warn_of_skipped_rollout(bad)
-        record(self.logger, {"train/update_status": "skipped"}, self._counts())
+    def _skip(self, bad: list[str]) -> None:
+        super()._skip(bad)
+        record(self.logger, {"train/update_status": "skipped"})
 
     def _counts(self) -> dict[str, float]:
-        return {
-            "train/line_search_failures": self._n_line_search_failures,
-            "train/skipped_updates": self._n_skipped_updates,
-            "train/n_updates": self._n_updates,
-        }
+        return {"train/line_search_failures": self._n_line_search_failures, **super()._counts()}
 
     def learn(
         self: SelfTRPO,
@@ -541,81 +344,14 @@ class TRPO(OnPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfTRPO:
-        """
-        Train.
-
-        :param total_timesteps: environment steps in all; 1e6 is understood
-        :param callback: as in SB3
-        :param log_interval: updates between two tables
-        :param tb_log_name: name of the run in TensorBoard
-        :param reset_num_timesteps: False to go on counting from an earlier call
-        :param progress_bar: show one (needs tqdm and rich)
-        :return: itself
-        """
+        """As :meth:`sb3_trpo_ext.common.algorithm.Algorithm.learn`; ``verbose`` says first which ways it takes."""
         if self.verbose >= 1:
-            print(self._describe())
-        return super().learn(
-            int(total_timesteps), callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-        )
+            print(settings.described(self))
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     @classmethod
-    def load(cls: type[SelfTRPO], path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> SelfTRPO:
-        """
-        Load a model that was saved by this class or by sb3-contrib's TRPO.
+    def _unsaid(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        return contrib.unsaid(saved)
 
-        One of sb3-contrib's goes on training with ``kl_reduction="mean"``, the meaning that its ``target_kl`` had, and
-        with ``critic="adam"``.
-
-        :param path: of the zip file, or an open binary file
-        :param args: as in SB3's ``BaseAlgorithm.load``
-        :param kwargs: as there; names of constructor arguments replace what was saved
-        :raises ValueError: when the file is damaged or holds something else
-        """
-        if "kl_reduction" not in saved_settings(path, "TRPO", own="cg_max_steps"):
-            kwargs = {"kl_reduction": "mean", "critic": "adam", **kwargs}
-        return super().load(path, *args, **kwargs)
-
-    def set_parameters(
-        self,
-        load_path_or_dict: str | dict[str, Any],
-        exact_match: bool = True,
-        device: torch.device | str = "auto",
-    ) -> None:
-        """
-        As SB3's; an optimizer state that covers the whole policy, as sb3-contrib saves it, is cut to the critic's part.
-
-        :param load_path_or_dict: path of a zip file, or a dictionary as ``get_parameters`` returns it
-        :param exact_match: require all parameters
-        :param device: to load to
-        """
-        parameters = saved_parameters(load_path_or_dict, device)
-        optimizer = parameters.get("policy.optimizer")
-        everything = list(self.policy.parameters())
-        if optimizer is not None and len(optimizer["param_groups"][0]["params"]) == len(everything):
-            critic = {id(parameter) for parameter in self.actor.critic_parameters()}
-            kept = [index for index, parameter in enumerate(everything) if id(parameter) in critic]
-            ours = self.policy.optimizer.param_groups[0]
-            parameters = {**parameters, "policy.optimizer": _select(optimizer, kept, fused=ours.get("fused"))}
-        super().set_parameters(parameters, exact_match, device)
-
-
-def adapted(factor: float, status: StepStatus) -> float:
-    """
-    How many times ``cg_damping`` the next update is damped. The idea is Levenberg's and Marquardt's: where the
-    quadratic model failed, trust it less; where it held, return to what was asked for.
-
-    :param factor: of the last update, in [1, 1024]
-    :param status: how it ended
-    """
-    if status in (StepStatus.LINE_SEARCH_FAILED, StepStatus.BAD_CURVATURE):
-        return min(2 * factor, MAX_DAMPING_FACTOR)
-    return max(factor / 2, 1.0) if status is StepStatus.ACCEPTED else factor
-
-
-def _select(optimizer_state: dict[str, Any], kept: list[int], **settings: Any) -> dict[str, Any]:
-    """An optimizer's state dict for some of its parameters, given by their positions, with some settings replaced."""
-    state = optimizer_state["state"]
-    return {
-        "state": {new: state[old] for new, old in enumerate(kept) if old in state},
-        "param_groups": [{**optimizer_state["param_groups"][0], **settings, "params": list(range(len(kept)))}],
-    }
+    def _usable(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        return contrib.usable(parameters, self.policy, self.actor.critic_parameters())

@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 
 from sb3_trpo_ext.acer.buffer import SequenceReplayBuffer, Sequences
-from sb3_trpo_ext.common.rollout import Timeout
+from sb3_trpo_ext.common.collection import Timeout
 
 T, B = 4, 3
 IMAGE = spaces.Box(0, 255, (6, 6, 1), np.uint8)

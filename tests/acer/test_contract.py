@@ -32,6 +32,7 @@ from torch import nn
 
 from sb3_trpo_ext import ACER
 from sb3_trpo_ext.acer.buffer import Sequences
+from sb3_trpo_ext.acer.settings import step_settings
 
 ACTIONS = {
     "discrete": spaces.Discrete(3),
@@ -394,7 +395,7 @@ def test_settings_can_be_replaced_when_loading(space_env, tiny, tmp_path):
     env = space_env(VECTOR, ACTIONS["discrete"])
     tiny(env).learn(12).save(tmp_path / "model")
     model = ACER.load(tmp_path / "model", env=env, trust_region=False, importance_clip=2.0, replay_ratio=0)
-    settings = model._settings()
+    settings = step_settings(model)
     assert settings.delta is None and settings.clip == 2.0
     before = model._n_replays
     model.learn(12, reset_num_timesteps=False)

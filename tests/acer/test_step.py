@@ -12,7 +12,7 @@ from torch.distributions import Normal
 from sb3_trpo_ext.acer.buffer import Sequences
 from sb3_trpo_ext.acer.losses import discrete_policy_gradient, project
 from sb3_trpo_ext.acer.step import acer_step, as_batch
-from sb3_trpo_ext.common.rollout import Timeout
+from sb3_trpo_ext.common.collection import Timeout
 from sb3_trpo_ext.kernels.families import Categorical
 
 VECTOR = spaces.Box(-1, 1, (3,))
@@ -74,7 +74,7 @@ def test_the_divergence_before_and_after_the_updates_of_an_iteration(space_env, 
     for _ in range(3):
         before = deepcopy((model.average_policy, model.policy))
         model.learn(6, reset_num_timesteps=False)
-        states = torch.as_tensor(model._collected.seen.observations[:-1].reshape(-1, 3))
+        states = torch.as_tensor(model.rollout_buffer.collected.seen.observations[:-1].reshape(-1, 3))
         for name, (average, policy) in (("before", before), ("after", (model.average_policy, model.policy))):
             expected = float(average.family(states).kl(policy.family(states)).mean().detach())
             logged = model.logger.name_to_value[f"train/average_policy_kl_{name}"]
@@ -85,7 +85,7 @@ def test_the_discrete_update_is_the_papers_gradient_step_by_step(model):
     """Everything from the definition, one transition at a time, against one SGD step."""
     settings = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
     made = model("discrete", policy_kwargs=settings, learning_rate=1.0, max_grad_norm=1e9)
-    policy, average, rules = made.policy, made.average_policy, replace(made._settings(), delta=0.0, clip=1.0)
+    policy, average, rules = made.policy, made.average_policy, replace(step_settings(made), delta=0.0, clip=1.0)
     sequences = off_policy_sequences("discrete", cuts=((1, 0), (2, 1)))  # a time limit, and a terminal state
     before = [p.detach().clone() for p in policy.parameters()]
 
@@ -140,7 +140,7 @@ def test_the_box_update_is_the_papers_gradient_step_by_step(model):
     settings = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}, "log_std_init": 0.0}
     made = model("box", policy_kwargs=settings, learning_rate=0.0, max_grad_norm=1e9)
     made.policy.optimizer.param_groups[0]["lr"] = 1.0
-    policy, average, rules = made.policy, made.average_policy, replace(made._settings(), delta=0.0, clip=2.0)
+    policy, average, rules = made.policy, made.average_policy, replace(step_settings(made), delta=0.0, clip=2.0)
     sequences = off_policy_sequences("box", cuts=((1, 0), (2, 1)))  # a time limit, and a terminal state
     before = [p.detach().clone() for p in policy.parameters()]
 
@@ -196,7 +196,7 @@ def test_the_box_update_is_the_papers_gradient_step_by_step(model):
 @pytest.mark.parametrize("action", ACTIONS)
 def test_projection_lowers_the_growth_of_the_divergence(action, model):
     made = model(action)
-    rules = replace(made._settings(), delta=0.01)
+    rules = replace(step_settings(made), delta=0.01)
     update = acer_step(made._learner, as_batch(off_policy_sequences(action), made.policy), rules)
     assert update.projected_share > 0 and update.slope_after < update.slope_before
     assert update.slope_after <= 0.01 + 1e-5 and update.average_kl > 0
@@ -206,14 +206,14 @@ def test_projection_lowers_the_growth_of_the_divergence(action, model):
 def test_repeated_updates_fit_the_critic(action, model):
     made = model(action, learning_rate=3e-3, ent_coef=0.0)
     batch = as_batch(off_policy_sequences(action), made.policy)
-    updates = [acer_step(made._learner, batch, made._settings()) for _ in range(400)]
+    updates = [acer_step(made._learner, batch, step_settings(made)) for _ in range(400)]
     assert np.mean([u.critic_loss for u in updates[-20:]]) < 0.3 * np.mean([u.critic_loss for u in updates[:20]])
 
 
 def test_a_fixed_std_takes_no_part(model):
     made = model("box", learn_std=False)
     width = made.policy.log_std.detach().clone()
-    acer_step(made._learner, as_batch(off_policy_sequences("box"), made.policy), made._settings())
+    acer_step(made._learner, as_batch(off_policy_sequences("box"), made.policy), step_settings(made))
     assert torch.equal(made.policy.log_std, width) and made.policy.log_std.grad is None
 
 

@@ -1,4 +1,4 @@
-"""Imports go strictly downward: kernels ← common ← algorithms ← zoo, bench; and the package needs nothing optional."""
+"""Imports go strictly downward: kernels ← common ← trust_region ← algorithms ← zoo, bench; nothing optional is needed."""
 
 import ast
 import sys
@@ -11,19 +11,21 @@ import sb3_trpo_ext
 PACKAGE = "sb3_trpo_ext"
 FOLDER = Path(sb3_trpo_ext.__file__).parent
 ALGORITHMS = ("trpo", "acer")
+SHARED = ("kernels", "common", "trust_region")
 TOP = ""  # the package's own __init__
 # Room → rooms that it may import besides itself; TOP stands for names of the package itself, such as TRPO.
 BELOW = {
     "kernels": (),
     "common": ("kernels",),
-    **{algorithm: ("kernels", "common") for algorithm in ALGORITHMS},
-    TOP: ("kernels", "common", *ALGORITHMS),
-    "zoo": ("kernels", "common", *ALGORITHMS, TOP),
-    "bench": ("kernels", "common", *ALGORITHMS, TOP, "zoo"),
+    "trust_region": ("kernels", "common"),
+    **{algorithm: SHARED for algorithm in ALGORITHMS},
+    TOP: (*SHARED, *ALGORITHMS),
+    "zoo": (*SHARED, *ALGORITHMS, TOP),
+    "bench": (*SHARED, *ALGORITHMS, TOP, "zoo"),
 }
 # Room → packages from elsewhere, besides the standard library, that it may import; zoo and bench may import any.
 SB3 = {"torch", "numpy", "gymnasium", "stable_baselines3", "sb3_contrib"}
-OUTSIDE = {"kernels": {"torch", "numpy"}, **dict.fromkeys(("common", *ALGORITHMS, TOP), SB3)}
+OUTSIDE = {"kernels": {"torch", "numpy"}, **dict.fromkeys(("common", "trust_region", *ALGORITHMS, TOP), SB3)}
 CONTRIB_TRPO = ("sb3_contrib", "sb3_contrib.TRPO", "sb3_contrib.trpo")
 
 
@@ -78,13 +80,17 @@ def test_every_folder_with_code_is_a_known_room():
     [
         ("kernels/x.py", "import stable_baselines3"),
         ("kernels/x.py", "def f():\n    from gymnasium import spaces"),
-        ("kernels/x.py", "from sb3_trpo_ext.common.batch import Batch"),
-        ("kernels/x.py", "from sb3_trpo_ext.common import batch"),
-        ("kernels/x.py", "from ..common import batch"),
+        ("kernels/x.py", "from sb3_trpo_ext.common.inputs import Inputs"),
+        ("kernels/x.py", "from sb3_trpo_ext.common import inputs"),
+        ("kernels/x.py", "from ..common import inputs"),
         ("kernels/x.py", "from .. import TRPO"),
         ("kernels/x.py", "import sb3_trpo_ext"),
-        ("common/x.py", "from sb3_trpo_ext.trpo.step import PolicyStep"),
+        ("common/x.py", "from sb3_trpo_ext.trust_region.batch import Batch"),
+        ("common/x.py", "from sb3_trpo_ext.trpo import TRPO"),
         ("common/x.py", "import rl_zoo3"),
+        ("trust_region/x.py", "from sb3_trpo_ext.trpo.settings import RULES"),
+        ("trust_region/x.py", "from sb3_trpo_ext import TRPO"),
+        ("trust_region/x.py", "import sb3_contrib"),
         ("trpo/x.py", "from sb3_trpo_ext import acer"),
         ("trpo/x.py", "from sb3_trpo_ext.zoo import samplers"),
         ("trpo/x.py", "import optuna"),
@@ -104,7 +110,7 @@ def test_wrong_imports_are_noticed(path, source):
     "path, source",
     [
         ("kernels/x.py", "import math\nfrom torch import nn\nfrom sb3_trpo_ext.kernels.fisher import Fisher"),
-        ("common/x.py", "from ..kernels import fisher\nfrom . import batch\nfrom sb3_contrib.common import recurrent"),
+        ("common/x.py", "from ..kernels import fisher\nfrom . import inputs\nfrom sb3_contrib.common import recurrent"),
         ("zoo/x.py", "import rl_zoo3\nfrom sb3_trpo_ext import TRPO"),
         ("bench/x.py", "from sb3_contrib import TRPO"),
     ],

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sb3_trpo_ext.common.actor import Actor
+from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.kernels.fisher import Fisher, GaussNewton, Identity
 from sb3_trpo_ext.kernels.linearize import AutogradLinearization
 from tests.cases import (
@@ -16,6 +16,7 @@ from tests.cases import (
     gradient,
     hessian,
     kind_of,
+    make_actor,
     make_policy,
     reference_kl,
     torch_reference,
@@ -34,13 +35,13 @@ class Example:
     def __init__(self, name: str, n: int = N, fast: bool = True):
         self.policy = make_policy(name, precise=True)
         self.observations = torch.randn(n, OBSERVATION)
-        self.actor = Actor(self.policy, fast)
+        self.actor = make_actor(self.policy, fast)
         assert (self.actor.network is not None) == (fast and by_hand(name))
         self.size = sum(parameter.numel() for parameter in self.actor.parameters)
         self.kind = kind_of(name)
 
     def fisher(self, cg_damping=0.0, scale=1.0):
-        family, linearization = self.actor.linearize(self.observations)
+        family, linearization = self.actor.linearize(Inputs(self.observations))
         return dense(Fisher(linearization, family, cg_damping, scale), self.size)
 
     def from_jacobians(self):
@@ -88,7 +89,7 @@ def test_damping_is_added_after_scaling(name, cg_damping, scale):
 @each_way
 def test_does_not_write_into_the_vector(name, fast):
     example = Example(name, fast=fast)
-    family, linearization = example.actor.linearize(example.observations)
+    family, linearization = example.actor.linearize(Inputs(example.observations))
     vector = torch.randn(example.size, dtype=torch.float64)
     before = vector.clone()
     F = Fisher(linearization, family, 0.1)
@@ -98,7 +99,7 @@ def test_does_not_write_into_the_vector(name, fast):
 
 
 def test_what_it_is_made_of_can_be_read_and_not_written():
-    family, linearization = Example("box").actor.linearize(torch.randn(N, OBSERVATION))
+    family, linearization = Example("box").actor.linearize(Inputs(torch.randn(N, OBSERVATION)))
     F = Fisher(linearization, family, cg_damping=0.1)
     assert F.linearization is linearization and F.family is family and (F.cg_damping, F.scale) == (0.1, 1.0)
     for name in ("linearization", "family", "cg_damping", "scale"):

@@ -7,21 +7,21 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
-from sb3_trpo_ext.common.actor import Actor
+from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization
 from sb3_trpo_ext.kernels.conjugate_gradient import conjugate_gradient
 from sb3_trpo_ext.kernels.families import Categorical, Gaussian
 from sb3_trpo_ext.kernels.fisher import Fisher
 from sb3_trpo_ext.kernels.kfac import KroneckerPreconditioner
 from sb3_trpo_ext.kernels.layers import layers_of
-from tests.cases import KINDS, OBSERVATION, dense, make_policy
+from tests.cases import KINDS, OBSERVATION, dense, make_actor, make_policy
 
 N = 4000
 
 
 def linearized(name, n=N, **kwargs):
     policy = make_policy(name, precise=True, **kwargs)
-    return Actor(policy).linearize(torch.randn(n, OBSERVATION))
+    return make_actor(policy).linearize(Inputs(torch.randn(n, OBSERVATION)))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -80,7 +80,7 @@ def test_fewer_steps_to_the_same_residual():
     torch.manual_seed(0)
     space = spaces.Box(-np.inf, np.inf, (17,))
     policy = ActorCriticPolicy(space, spaces.Box(-1, 1, (6,)), lambda _: 1e-3)
-    family, linearization = Actor(policy).linearize(torch.randn(1000, 17) * torch.logspace(-1, 1, 17))
+    family, linearization = make_actor(policy).linearize(Inputs(torch.randn(1000, 17) * torch.logspace(-1, 1, 17)))
     b = torch.randn(_size(linearization))
     F = Fisher(linearization, family, 0.01)
     P = KroneckerPreconditioner(F)
@@ -92,7 +92,7 @@ def test_fewer_steps_to_the_same_residual():
 
 def test_a_network_that_is_no_chain_is_refused():
     policy = make_policy("box")
-    family, linearization = Actor(policy, fast=False).linearize(torch.randn(3, OBSERVATION))
+    family, linearization = make_actor(policy, fast=False).linearize(Inputs(torch.randn(3, OBSERVATION)))
     with pytest.raises(ValueError, match=r"got an object of class AutogradLinearization\. Set cg_preconditioner=None"):
         KroneckerPreconditioner(Fisher(linearization, family, 0.1))
 

@@ -41,6 +41,7 @@ from stable_baselines3.common.vec_env import (
 from torch import nn
 
 from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.trpo.settings import CRITIC_SETTINGS
 
 ACTIONS = {
     "box": spaces.Box(-1, 1, (2,)),
@@ -203,19 +204,19 @@ VARIANTS = {
     "euclidean": (DISCRETE, {"trust_region": "euclidean"}),
     "mean_kl": (BOX, {"kl_reduction": "mean"}),
     "entropy_bonus": (DISCRETE, {"ent_coef": 0.01}),
-    "price_of_entropy": (BOX, {"ent_coef": -0.01}),
+    "entropy_cost": (BOX, {"ent_coef": -0.01}),
     "thinned_curvature": (BOX, {"curvature_sampling_factor": 3}),
     "kfac": (BOX, {"cg_preconditioner": "kfac"}),
     "kfac_thinned": (DISCRETE, {"cg_preconditioner": "kfac", "curvature_sampling_factor": 2, "kl_reduction": "mean"}),
     "critic_by_minibatches": (BOX, {"critic": "adam", "n_critic_updates": 3}),
-    "critic_by_minibatches_by_autograd": (BOX, {"critic": "adam", "fast_kernels": False}),
-    "autograd": (BOX, {"fast_kernels": False}),
-    "sb3s_loop": (DISCRETE, {"fast_collection": False}),
+    "critic_by_minibatches_by_autograd": (BOX, {"critic": "adam", "fast": False}),
+    "autograd": (BOX, {"fast": False}),
+    "sb3s_loop": (DISCRETE, {"fast": False}),
     "two_threads": (BOX, {"num_threads": 2}),
     "reuse": (BOX, {"rollouts_per_update": 3}),
     "reuse_discrete": (DISCRETE, {"rollouts_per_update": 2, "sub_sampling_factor": 2, "critic": "trust_region"}),
     "reuse_gsde": (BOX, {"rollouts_per_update": 2, "use_sde": True, "policy_kwargs": {"squash_output": True}}),
-    "reuse_by_autograd": (BOX, {"rollouts_per_update": 2, "fast_kernels": False, "fast_collection": False}),
+    "reuse_by_autograd": (BOX, {"rollouts_per_update": 2, "fast": False}),
     "thinned_update": (BOX, {"sub_sampling_factor": 3}),
     "raw_advantages": (BOX, {"normalize_advantage": False}),
     "schedules": (
@@ -352,7 +353,9 @@ def test_float_total_and_environment_by_id(tiny):
 
 
 #: The size of the region and the damping are for each action dimension.
-OTHER_DEFAULTS = {"target_kl": None, "cg_damping": None}
+# None stands for sb3-contrib's own, so that it is known whether someone said them.
+SAID_OR_NOT = ("learning_rate", "batch_size", "n_critic_updates")
+OTHER_DEFAULTS = {"target_kl": None, "cg_damping": None, **dict.fromkeys(SAID_OR_NOT)}
 
 
 def test_arguments_and_defaults_are_those_of_sb3_contrib():
@@ -361,6 +364,8 @@ def test_arguments_and_defaults_are_those_of_sb3_contrib():
         ours = inspect.signature(getattr(TRPO, method)).parameters
         for name, parameter in theirs.items():
             assert ours[name].default == OTHER_DEFAULTS.get(name, parameter.default), name
+    theirs = inspect.signature(sb3_contrib.TRPO).parameters
+    assert CRITIC_SETTINGS["adam"] == {name: theirs[name].default for name in SAID_OR_NOT}
     public = [name for name in theirs if not name.startswith("_")]
     assert list(ours)[: len(public)] == public  # the same when passed by position
 
@@ -481,6 +486,7 @@ SQUASHED = {
 def test_ratios_of_squashed_actions_are_those_of_the_policy(settings, space_env, tiny):
     """The objective, computed again with the likelihoods that the policy itself gives to the actions."""
     model = tiny(space_env(VECTOR, BOX), n_steps=64, target_kl=0.1, **SQUASHED[settings]).learn(64)
+    next(model.rollout_buffer.get(1))  # which lays the arrays out flat
     data = model.rollout_buffer._get_samples(np.arange(64))
     assert float(data.actions.abs().max()) < 1
     with torch.no_grad():
@@ -505,13 +511,14 @@ SETTINGS_OF_A_CRITIC = {
 def test_warns_of_settings_that_only_the_other_critic_has(critic, other, space_env, tiny, tmp_path):
     environment = space_env(VECTOR, BOX)
     for name, value in SETTINGS_OF_A_CRITIC[other].items():
-        said = rf'{name}={value} has no effect with critic="{critic}".*"{other}"'
-        with pytest.warns(UserWarning, match=said) as seen:
-            TRPO("MlpPolicy", environment, critic=critic, device="cpu", **{name: value})
-        assert [Path(one.filename).name for one in seen] == ["test_contract.py"]  # where the user wrote it
+        for given in (value, CRITIC_SETTINGS[other][name]):  # the default too, if someone says it
+            said = rf'{name}={given} has no effect with critic="{critic}".*"{other}"'
+            with pytest.warns(UserWarning, match=said) as seen:
+                TRPO("MlpPolicy", environment, critic=critic, device="cpu", **{name: given})
+            assert [Path(one.filename).name for one in seen] == ["test_contract.py"]  # where the user wrote it
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        TRPO("MlpPolicy", environment, learning_rate=1e-3, batch_size=128, device="cpu")
+        TRPO("MlpPolicy", environment, device="cpu")
         model = TRPO("MlpPolicy", environment, critic=critic, device="cpu", n_steps=28, **SETTINGS_OF_A_CRITIC[critic])
         model.save(tmp_path / "model")
         # RL Zoo loads every model so, only to show what it does.
@@ -556,7 +563,7 @@ def test_how_the_critic_is_fitted(critic, policy, observations, default, space_e
             "by autograd, the critic by hand; collecting fast; fitting the critic by minibatches\n",
         ),
         (
-            {"fast_kernels": False, "fast_collection": False},
+            {"fast": False},
             "Differentiating the actor by autograd, the critic by autograd; collecting by the loop of SB3; "
             "fitting the critic in a trust region\n",
         ),

@@ -95,7 +95,7 @@ each_way = pytest.mark.parametrize("fast", [True, False], ids=["by hand", "autog
 @each_setting
 @each_way
 def test_update_is_that_of_sb3_contrib(name, setting, fast):
-    pair = Pair(name, setting(name) | {"fast_kernels": fast})
+    pair = Pair(name, setting(name) | {"fast": fast})
     contribs, ours = (actor for actor, _ in pair.moves)
     assert pair.logged("is_line_search_success") == [1, 1]
     cosine = torch.nn.functional.cosine_similarity(contribs, ours, dim=0)
@@ -107,7 +107,7 @@ def test_update_is_that_of_sb3_contrib(name, setting, fast):
 @each_space
 @each_way
 def test_critic_is_that_of_sb3_contrib(name, fast):
-    pair = Pair(name, scaled(name) | {"fast_kernels": fast})
+    pair = Pair(name, scaled(name) | {"fast": fast})
     assert float(pair.moves[0][1].abs().max()) > 0.01, "the example must not be trivial"
     torch.testing.assert_close(pair.after[1][1], pair.after[0][1], rtol=0, atol=1e-6)
     for key in ("value_loss", "explained_variance"):

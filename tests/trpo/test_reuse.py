@@ -10,24 +10,30 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.common.critic import fit_by_gradient_descent
+from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.kernels.line_search import LineSearchResult
-from sb3_trpo_ext.trpo import step, trpo
-from sb3_trpo_ext.trpo.reuse import EarlierRollouts, Rollout
-from sb3_trpo_ext.trpo.step import Surrogate, trust_region_step
-from tests.cases import flat, gradient, make_batch, make_policy, reference_kl, torch_reference
+from sb3_trpo_ext.trpo import trpo
+from sb3_trpo_ext.trpo.reuse import EarlierRollouts
+from sb3_trpo_ext.trust_region import direction
+from sb3_trpo_ext.trust_region.critic_fit import fit_by_gradient_descent
+from sb3_trpo_ext.trust_region.direction import Backtracking, NaturalGradient
+from sb3_trpo_ext.trust_region.policy_step import StepStatus
+from sb3_trpo_ext.trust_region.region import KLRegion, summed
+from sb3_trpo_ext.trust_region.rollout import Rollout
+from sb3_trpo_ext.trust_region.step import Surrogate, trust_region_step
+from tests.cases import flat, gradient, make_actor, make_batch, make_policy, reference_kl, torch_reference
 
 GAMMA, LAMBDA = 0.9, 0.8
 VECTOR = spaces.Box(-1, 1, (3,))
 BOX = spaces.Box(-1, 1, (2,))
 
 
-def nothing_accepted(evaluate, start, max_kl, shrink, max_trials):
+def nothing_accepted(evaluate, start, *settings):
     return LineSearchResult(False, 0.0, None, 0)
 
 
 def make_rollout(model, T, E, seed, likelier):
-    """Random states, actions, rewards and ends; the policy that acted had other log-probabilities."""
+    """Random states, actions, rewards and ends, and other log-probabilities of the policy that acted."""
     generator = torch.Generator().manual_seed(seed)
     observations = torch.randn(T * E, 3, generator=generator)
     actions = torch.randn(T * E, 2, generator=generator)
@@ -35,16 +41,17 @@ def make_rollout(model, T, E, seed, likelier):
         now = model.policy.evaluate_actions(observations, actions)[1]
     log_prob = now - likelier * torch.randn(T * E, generator=generator)
     rewards, ends = torch.randn(T, E, generator=generator), torch.rand(T, E, generator=generator) < 0.3
-    return Rollout(observations, actions, log_prob, rewards, ends, torch.randn(E, 3, generator=generator))
+    last, nothing = Inputs(torch.randn(E, 3, generator=generator)), torch.zeros(T * E)
+    return Rollout(Inputs(observations), actions, nothing, nothing, nothing, rewards, ends, last), log_prob
 
 
-def by_definition(model, rollout):
+def by_definition(model, rollout, behaviour_log_prob):
     """Advantages and targets from sums over paths: V-trace with traces λ min(1, ρ)."""
     T, E = rollout.rewards.shape
     with torch.no_grad():
-        values, log_prob, _ = model.policy.evaluate_actions(rollout.observations, rollout.actions)
-        last = model.policy.predict_values(rollout.last_observations).flatten()
-    ratios = (log_prob - rollout.log_prob).exp()
+        values, log_prob, _ = model.policy.evaluate_actions(rollout.inputs.observations, rollout.actions)
+        last = model.policy.predict_values(rollout.last_inputs.observations).flatten()
+    ratios = (log_prob - behaviour_log_prob).exp()
     advantages, targets = [], []
     for e in range(E):
         v = [float(values[e * T + t]) for t in range(T)] + [float(last[e])]
@@ -68,23 +75,23 @@ def test_correction_equals_the_definition(likelier, space_env, tiny):
     model = tiny(space_env(VECTOR, BOX))
     earlier = EarlierRollouts()
     rollouts = [make_rollout(model, 6, 3, seed, likelier) for seed in range(3)]
-    for one in rollouts:
-        earlier.add(one, 2)
-    batch = earlier.corrected(model.actor, model._critic, GAMMA, LAMBDA)
-    expected = [by_definition(model, one) for one in rollouts[1:]]  # the oldest is forgotten
+    for one, log_prob in rollouts:
+        earlier.add(one, log_prob, 2)
+    batch = earlier.corrected(model.actor, model.value_function, GAMMA, LAMBDA)
+    expected = [by_definition(model, *one) for one in rollouts[1:]]  # the oldest is forgotten
     torch.testing.assert_close(batch.advantages, torch.cat([one[0] for one in expected]), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(batch.returns, torch.cat([one[1] for one in expected]), rtol=1e-4, atol=1e-5)
-    assert torch.equal(batch.old_log_prob, torch.cat([one.log_prob for one in rollouts[1:]]))
-    assert torch.equal(batch.observations, torch.cat([one.observations for one in rollouts[1:]]))
+    assert torch.equal(batch.behaviour_log_prob, torch.cat([log_prob for _, log_prob in rollouts[1:]]))
+    assert torch.equal(batch.inputs.observations, torch.cat([one.inputs.observations for one, _ in rollouts[1:]]))
 
 
 def watched(monkeypatch, model, steps):
     """Train, and return the samples of each update, advantages not normalised."""
     seen = []
 
-    def watch(actor, batch, region):
+    def watch(actor, batch, *rest):
         seen.append(batch)
-        return trust_region_step(actor, batch, region)
+        return trust_region_step(actor, batch, *rest)
 
     monkeypatch.setattr(trpo, "trust_region_step", watch)
     model.learn(steps)
@@ -94,7 +101,7 @@ def watched(monkeypatch, model, steps):
 @pytest.mark.parametrize("environment", ["CartPole-v1", "Pendulum-v1"])
 def test_while_nothing_changes_earlier_samples_are_what_they_were(environment, monkeypatch):
     """Same policy and critic: V-trace is GAE, as SB3's buffer computed it when the rollout was the newest."""
-    monkeypatch.setattr(step, "backtrack", nothing_accepted)
+    monkeypatch.setattr(direction, "backtrack", nothing_accepted)
     # CartPole's episodes end anywhere, every second one of Pendulum's rollouts ends with its episodes, at 200 steps.
     settings = {
         "n_steps": 100,
@@ -107,21 +114,22 @@ def test_while_nothing_changes_earlier_samples_are_what_they_were(environment, m
     model = TRPO("MlpPolicy", make_vec_env(environment, 3, seed=0), batch_size=100, rollouts_per_update=3, **settings)
     batches = watched(monkeypatch, model, 5 * 300)
     assert [len(batch.advantages) for batch in batches] == [300, 600, 900, 900, 900]
-    assert environment != "Pendulum-v1" or any(bool(one.ends[-1].all()) for one in model._earlier._rollouts)
+    assert environment != "Pendulum-v1" or any(bool(one.ends[-1].all()) for one in model._earlier._kept)
     newest = [slice_of(batch, 0, 300) for batch in batches]
     for i in (2, 3, 4):
         for position, origin in ((1, i - 2), (2, i - 1)):  # the oldest first
             again = slice_of(batches[i], position * 300, (position + 1) * 300)
-            for part in ("advantages", "returns", "values", "old_log_prob"):
+            for part in ("advantages", "returns", "values", "behaviour_log_prob"):
                 expected, found = getattr(newest[origin], part), getattr(again, part)
                 torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-            assert torch.equal(again.observations, newest[origin].observations)
+            assert torch.equal(again.inputs.observations, newest[origin].inputs.observations)
             assert torch.equal(again.actions, newest[origin].actions)
 
 
 def slice_of(batch, start, end):
-    parts = ("observations", "actions", "advantages", "returns", "values", "old_log_prob")
-    return replace(batch, **{part: getattr(batch, part)[start:end] for part in parts})
+    parts = ("actions", "advantages", "returns", "values", "behaviour_log_prob")
+    inputs = batch.inputs.rows(slice(start, end))
+    return replace(batch, inputs=inputs, **{part: getattr(batch, part)[start:end] for part in parts})
 
 
 def test_critic_and_actor_learn_from_the_same_samples(space_env, tiny, monkeypatch):
@@ -140,10 +148,11 @@ def test_critic_and_actor_learn_from_the_same_samples(space_env, tiny, monkeypat
 def test_every_kth_sample_keeps_who_acted(space_env, tiny):
     model = tiny(space_env(VECTOR, BOX))
     earlier = EarlierRollouts()
-    earlier.add(make_rollout(model, 6, 3, 0, 1.0), 1)
-    batch = earlier.corrected(model.actor, model._critic, GAMMA, LAMBDA)
+    earlier.add(*make_rollout(model, 6, 3, 0, 1.0), 1)
+    batch = earlier.corrected(model.actor, model.value_function, GAMMA, LAMBDA)
     thinned = batch.every(4)
-    for part in ("observations", "actions", "advantages", "returns", "values", "old_log_prob"):
+    assert torch.equal(thinned.inputs.observations, batch.inputs.observations[::4])
+    for part in ("actions", "advantages", "returns", "values", "behaviour_log_prob"):
         assert torch.equal(getattr(thinned, part), getattr(batch, part)[::4])
 
 
@@ -156,30 +165,31 @@ def test_first_update_is_that_of_trpo_without_reuse(space_env, tiny, bits):
 
 @pytest.mark.parametrize("name", ["box", "discrete"])
 def test_surrogate_divides_by_who_acted_and_the_region_is_around_the_present_policy(name):
-    policy = make_policy(name)
+    policy = make_policy(name, precise=True)
     batch = make_batch(policy, 40, seed=1)
-    actor = trpo.Actor(policy, True)
-    old = actor.family(batch.observations)
+    actor = make_actor(policy)
+    old = actor.family(batch.inputs)
     actions = actor.family_actions(batch.actions)
     present = old.log_prob(actions)
     behaviour = present + 0.3 * torch.randn_like(present)
     weighted = (present - behaviour).exp() * batch.advantages  # importance weights times advantages
 
-    surrogate = Surrogate(old, actions, batch.advantages, 0.0, behaviour)
+    batch = replace(batch, behaviour_log_prob=behaviour)
+    surrogate = Surrogate(batch, old, actions, 0.0)
     torch.testing.assert_close(surrogate(old), weighted.mean())
-    found = actor.linearize(batch.observations).linearization.vjp(surrogate.gradient())
-    log_prob = policy.get_distribution(batch.observations).log_prob(actions)
+    found = actor.linearize(batch.inputs).linearization.vjp(surrogate.gradient())
+    log_prob = policy.get_distribution(batch.inputs.observations).log_prob(actions)
     torch.testing.assert_close(found, gradient((log_prob * weighted).mean(), actor.parameters))
 
-    before = torch_reference(policy, batch.observations)
+    before = torch_reference(policy, batch.inputs.observations)
     theta = flat(actor.parameters).detach().clone()
-    region = step.TrustRegion(0.01, "kl", "sum", 0.0, 0.1, 15, 1e-4, 1, 0.8, 10)
-    taken = trust_region_step(actor, replace(batch, old_log_prob=behaviour), region)
-    assert taken.status is step.StepStatus.ACCEPTED and not torch.equal(flat(actor.parameters), theta)
+    region, search = KLRegion(0.01, summed, 0.1), Backtracking(0.8, 10)
+    taken = trust_region_step(actor, batch, region, NaturalGradient(15, 1e-4), search)
+    assert taken.status is StepStatus.ACCEPTED and not torch.equal(flat(actor.parameters), theta)
     ratio = (present - behaviour).exp()
     share = float(ratio.sum() ** 2 / (40 * (ratio**2).sum()))
     assert taken.effective_sample_share == pytest.approx(share) and 0.5 < share < 0.99
-    kl = reference_kl(before, torch_reference(policy, batch.observations)).mean().detach()
+    kl = reference_kl(before, torch_reference(policy, batch.inputs.observations)).mean().detach()
     assert taken.kl_mean == pytest.approx(float(kl), rel=1e-6) and taken.kl_mean <= 0.01
 
 
@@ -213,9 +223,9 @@ def test_nothing_of_a_rollout_is_the_environments_own_memory(bits):
     environment = VecFrameStack(make_vec_env("CartPole-v1", 2, seed=0), 2)
     model = TRPO("MlpPolicy", environment, n_steps=16, rollouts_per_update=3, seed=0, device="cpu")
     model.learn(32)
-    before = bits(model._earlier._rollouts[-1].last_observations)
+    before = bits(model._earlier._kept[-1].last_inputs.observations)
     environment.reset()
-    assert bits(model._earlier._rollouts[-1].last_observations) == before
+    assert bits(model._earlier._kept[-1].last_inputs.observations) == before
 
 
 def test_earlier_rollouts_are_read_with_the_threads_of_an_update(space_env, tiny, monkeypatch):
@@ -258,11 +268,12 @@ def test_spoilt_rollout_is_not_kept(space_env, tiny):
     with pytest.warns(UserWarning, match="skipped"):
         model.learn(64)
     assert model._n_skipped_updates == 1 and len(model._earlier) == 3
-    batch = model._earlier.corrected(model.actor, model._critic, GAMMA, LAMBDA)
-    assert batch.not_finite() == []
+    batch = model._earlier.corrected(model.actor, model.value_function, GAMMA, LAMBDA)
+    for part in (batch.inputs.observations, batch.actions, batch.advantages, batch.returns, batch.behaviour_log_prob):
+        assert bool(part.isfinite().all())
 
 
 def test_no_earlier_rollout_is_an_error(space_env, tiny):
     model = tiny(space_env(VECTOR, BOX))
     with pytest.raises(ValueError, match="no earlier rollout"):
-        model._earlier.corrected(model.actor, model._critic, GAMMA, LAMBDA)
+        model._earlier.corrected(model.actor, model.value_function, GAMMA, LAMBDA)

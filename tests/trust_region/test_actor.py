@@ -8,7 +8,7 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticP
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from sb3_trpo_ext.common.actor import Actor
+from sb3_trpo_ext.common.inputs import Inputs
 from tests.cases import (
     ACTIONS,
     OBSERVATION,
@@ -17,6 +17,7 @@ from tests.cases import (
     by_hand,
     gradient,
     identical,
+    make_actor,
     make_batch,
     make_policy,
     reference_entropy,
@@ -98,7 +99,7 @@ ACTOR_OF_MLP = {
 @each_policy
 def test_parameters_of_standard_policies(name):
     policy = make_policy(name)
-    actor = Actor(policy)
+    actor = make_actor(policy)
     assert names(policy, actor.parameters) == ACTOR_OF_MLP | ({"log_std"} if hasattr(policy, "log_std") else set())
     assert names(policy, actor.critic_parameters()) == {
         "mlp_extractor.value_net.0.weight",
@@ -112,12 +113,12 @@ def test_parameters_of_standard_policies(name):
 @each_policy
 @each_way
 def test_which_actors_are_differentiated_by_hand(name, fast):
-    assert (Actor(make_policy(name), fast).network is not None) == (fast and by_hand(name))
+    assert (make_actor(make_policy(name), fast).network is not None) == (fast and by_hand(name))
 
 
 def test_parameters_are_found_whatever_they_are_called():
     policy = MisleadingPolicy(VECTOR, ACTIONS["discrete"], lambda _: 1e-3)
-    actor = Actor(policy)
+    actor = make_actor(policy)
     assert {name.split(".")[-2] for name in names(policy, actor.parameters)} == {
         "value_net_of_nothing",
         "value_of_actions",
@@ -131,7 +132,7 @@ def test_parameters_are_found_whatever_they_are_called():
 )
 def test_extractors_shared_and_separate(policy_class, space, share):
     policy = policy_class(space, ACTIONS["box"], lambda _: 1e-3, share_features_extractor=share)
-    actor = Actor(policy)
+    actor = make_actor(policy)
     own, critic, shared = (
         names(policy, parameters)
         for parameters in (actor.parameters, actor.critic_parameters(), actor.shared_parameters())
@@ -153,11 +154,11 @@ def test_extractors_shared_and_separate(policy_class, space, share):
 def test_frozen_parameters_do_not_belong_to_the_actor(frozen, fast):
     policy = make_policy("box", precise=True, net_arch=[4, 4])
     policy.get_parameter(frozen).requires_grad_(False)
-    actor, observations = Actor(policy, fast), torch.randn(5, OBSERVATION)
+    actor, observations = make_actor(policy, fast), torch.randn(5, OBSERVATION)
     found = names(policy, actor.parameters)
     assert frozen not in found
     assert len(found) == 7 - 1
-    linearization = actor.linearize(observations).linearization
+    linearization = actor.linearize(Inputs(observations)).linearization
     cotangent = [torch.randn_like(tensor) for tensor in linearization.value]
     value = sum((a * b).sum() for a, b in zip(StatisticsOf(policy)(observations), cotangent, strict=True))
     torch.testing.assert_close(linearization.vjp(cotangent), gradient(value, actor.parameters))
@@ -167,7 +168,7 @@ def test_tracing_leaves_the_policy_as_it_was():
     policy = make_policy("box", features_extractor_class=Encoder)
     policy.set_training_mode(False)
     before, random_state = snapshot(policy), torch.get_rng_state()
-    Actor(policy).shared_parameters()
+    make_actor(policy).shared_parameters()
     assert identical(snapshot(policy), before)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(parameter.grad is None for parameter in policy.parameters())
@@ -178,13 +179,13 @@ def test_tracing_leaves_the_policy_as_it_was():
 def test_family_is_the_distribution_of_the_policy(name, fast):
     policy = make_policy(name, precise=True)
     one, other = torch.randn(5, OBSERVATION), torch.randn(5, OBSERVATION)
-    actor = Actor(policy, fast)
-    family, new = actor.family(one), actor.family(other)
+    actor = make_actor(policy, fast)
+    family, new = actor.family(Inputs(one)), actor.family(Inputs(other))
     reference, new_reference = torch_reference(policy, one), torch_reference(policy, other)
     torch.testing.assert_close(family.entropy(), reference_entropy(reference))
     torch.testing.assert_close(family.kl(new), reference_kl(reference, new_reference))
     assert not any(tensor.requires_grad for tensor in family.statistics)
-    linearized, linearization = actor.linearize(one)
+    linearized, linearization = actor.linearize(Inputs(one))
     assert not any(tensor.requires_grad for tensor in (*linearized.statistics, *linearization.value))
     for a, b, c in zip(family.statistics, linearized.statistics, linearization.value, strict=True):
         assert torch.equal(a, b) and torch.equal(b, c)
@@ -196,7 +197,7 @@ def test_family_is_the_distribution_of_the_policy(name, fast):
 def test_families_survive_later_calls_and_writes(name, method, fast):
     policy = make_policy(name)
     observations = torch.randn(5, OBSERVATION)
-    made = getattr(Actor(policy, fast), method)(observations)
+    made = getattr(make_actor(policy, fast), method)(Inputs(observations))
     family = made if method == "family" else made.family
     before = snapshot(family.statistics)
     policy.get_distribution(torch.randn(5, OBSERVATION))
@@ -214,8 +215,8 @@ def test_order_of_theta_is_that_of_the_parameters(name, fast):
     policy = make_policy(name, precise=True)
     policy.action_dist.learn_features = True  # gSDE hides from autograd that its std depends on the features
     observations = torch.randn(3, OBSERVATION)
-    actor = Actor(policy, fast)
-    linearization = actor.linearize(observations).linearization
+    actor = make_actor(policy, fast)
+    linearization = actor.linearize(Inputs(observations)).linearization
     pieces = [torch.randn_like(parameter) for parameter in actor.parameters]
     slope = torch.cat(linearization.jvp(torch.cat([piece.flatten() for piece in pieces])), dim=1)
 
@@ -223,7 +224,7 @@ def test_order_of_theta_is_that_of_the_parameters(name, fast):
         with torch.no_grad():
             for parameter, piece in zip(actor.parameters, pieces, strict=True):
                 parameter.add_(size * piece)
-            return torch.cat(actor.family(observations).statistics, dim=1)
+            return torch.cat(actor.family(Inputs(observations)).statistics, dim=1)
 
     ahead = moved(1e-6)
     behind = moved(-2e-6)
@@ -234,15 +235,15 @@ def test_order_of_theta_is_that_of_the_parameters(name, fast):
 def test_likelihood_ratios_are_those_of_sb3(name):
     """For the squashed Gaussian too, whose tanh drops out of the ratio."""
     policy = make_policy(name, precise=True)
-    actor, batch = Actor(policy), make_batch(policy, 20)
+    actor, batch = make_actor(policy), make_batch(policy, 20)
     raw = batch.actions.long().flatten() if name == "discrete" else batch.actions
 
     def log_probs():
         actions = actor.family_actions(batch.actions)
         with torch.no_grad():
             return (
-                actor.family(batch.observations).log_prob(actions),
-                policy.get_distribution(batch.observations).log_prob(raw),
+                actor.family(batch.inputs).log_prob(actions),
+                policy.get_distribution(batch.inputs.observations).log_prob(raw),
             )
 
     old, old_sb3 = log_probs()
@@ -258,7 +259,7 @@ def test_likelihood_ratios_are_those_of_sb3(name):
 
 @pytest.mark.parametrize("value", [-1.0, 1.0])
 def test_squashed_actions_on_the_border_stay_finite(value):
-    actor = Actor(make_policy("gsde_squashed"))
+    actor = make_actor(make_policy("gsde_squashed"))
     assert bool(actor.family_actions(torch.full((2, 3), value)).isfinite().all())
 
 
@@ -266,11 +267,11 @@ def test_squashed_actions_on_the_border_stay_finite(value):
 @each_way
 def test_broken_parameters_are_a_result_not_an_exception(name, fast):
     policy = make_policy(name)
-    actor = Actor(policy, fast)
+    actor = make_actor(policy, fast)
     validate = torch.distributions.Distribution._validate_args
     with torch.no_grad():
         actor.parameters[0].fill_(torch.nan)
-    family = actor.family(torch.randn(2, OBSERVATION))
+    family = actor.family(Inputs(torch.randn(2, OBSERVATION)))
     assert bool(family.kl(family).isnan().any())
     assert torch.distributions.Distribution._validate_args == validate, "the checks of torch must be put back"
 
@@ -282,4 +283,4 @@ def test_unknown_distribution_is_refused_with_its_name():
     policy = make_policy("box")
     policy.get_distribution = lambda observations: Unknown()
     with pytest.raises(ValueError, match="Unknown"):
-        Actor(policy)
+        make_actor(policy)

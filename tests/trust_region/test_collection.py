@@ -10,8 +10,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from sb3_trpo_ext.common.acting import ArrayActing, PolicyActing, acting
-from sb3_trpo_ext.common.rollout import can_collect_fast
+from sb3_trpo_ext.trust_region.heads import Heads
 
 VECTOR = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
@@ -47,8 +46,8 @@ def rollouts(make, updates=2):
     result = []
     for fast in (True, False):
         # An update between them enlarges what rounding makes different, the more the longer its steps.
-        model = make(fast_collection=fast, target_kl=0.01, critic="adam")
-        assert can_collect_fast(model.policy, model.rollout_buffer)
+        model = make(fast=fast, target_kl=0.01, critic="adam")
+        assert Heads(model.policy).can_collect_fast(model.rollout_buffer)
         model.learn(updates * model.n_steps * model.n_envs)
         result.append({name: getattr(model.rollout_buffer, name) for name in ARRAYS})
     return result
@@ -151,36 +150,7 @@ class OwnBuffer(RolloutBuffer):
 
 
 def test_what_has_ways_of_its_own_is_left_to_sb3s_loop(space_env, tiny):
-    assert not can_collect_fast((model := tiny(space_env(VECTOR, BOX), OwnForward)).policy, model.rollout_buffer)
+    model = tiny(space_env(VECTOR, BOX), OwnForward)
+    assert not Heads(model.policy).can_collect_fast(model.rollout_buffer)
     model = tiny(space_env(VECTOR, BOX), rollout_buffer_class=OwnBuffer)
-    assert not can_collect_fast(model.policy, model.rollout_buffer)
-
-
-@pytest.mark.parametrize(
-    ("policy", "observations", "settings", "kind"),
-    [
-        ("MlpPolicy", VECTOR, {}, ArrayActing),
-        ("MlpPolicy", VECTOR, SETTINGS["relu"], ArrayActing),
-        ("MlpPolicy", VECTOR, SETTINGS["elu"], PolicyActing),
-        ("MlpPolicy", VECTOR, SETTINGS["gsde"], PolicyActing),
-        ("MlpPolicy", spaces.Discrete(4), {}, PolicyActing),
-        ("CnnPolicy", IMAGE, {}, PolicyActing),
-    ],
-)
-def test_way_of_acting(policy, observations, settings, kind, space_env, tiny):
-    actor = tiny(space_env(observations, BOX), policy, **settings).actor
-    assert type(acting(actor.policy, actor.network, 1)) is kind
-
-
-def test_acting_is_a_snapshot(space_env, tiny):
-    """What acts keeps acting as it did when the parameters change under it."""
-    model = tiny(space_env(VECTOR, BOX))
-    act = acting(model.policy, model.actor.network, 1)
-    observations = np.ones((1, 3), np.float32)
-    torch.manual_seed(0)
-    before = act(observations)
-    with torch.no_grad():
-        for parameter in model.actor.parameters:
-            parameter.add_(1.0)
-    torch.manual_seed(0)
-    np.testing.assert_array_equal(act(observations), before)
+    assert not Heads(model.policy).can_collect_fast(model.rollout_buffer)

@@ -8,34 +8,32 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.distributions import DiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
+from sb3_trpo_ext.common.distributions import ArraySample, FloatArray, plain_distribution
+from sb3_trpo_ext.common.inputs import finite
 from sb3_trpo_ext.common.network import PlainNetwork
-from sb3_trpo_ext.common.observations import finite
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.layers import Layer
 from sb3_trpo_ext.kernels.vector import count
-
-FloatArray = NDArray[np.float32]
 
 # Matrix products with more multiplications than this numpy would share out to threads, which costs more than it brings.
 LARGE = 2**18
 
 
-class Acting(Protocol):
+class Sampler(Protocol):
     """Observations of n_envs environments, as they come from the VecEnv → sampled actions, shape (n_envs, …)."""
 
     def __call__(self, observations: Any) -> NDArray[Any]: ...
 
 
-class PolicyActing:
+class PolicySampler:
     """
-    Acts through the policy itself, without its critic.
+    Samples through the policy itself, without its critic.
 
     :param policy: in evaluation mode
     :param n_envs: rows of observations
@@ -61,17 +59,17 @@ _ARRAY_ACTIVATIONS: dict[type, Callable[[FloatArray], FloatArray]] = {
 }
 
 
-class ArrayActing:
+class ArraySampler:
     """
-    Acts through a copy of a plain network in array arithmetic.
+    Samples through a copy of a plain network in array arithmetic.
 
     The noise is drawn from torch's global generator as SB3 draws it, so the same seed gives the same trajectory.
 
     :param layers: from observations to distribution parameters, all dense
-    :param policy: that the layers belong to
+    :param sample: distribution parameters of n_envs states → one sample each
     """
 
-    def __init__(self, layers: list[Layer], policy: ActorCriticPolicy):
+    def __init__(self, layers: list[Layer], sample: ArraySample):
         self._weights = [
             (
                 layer.weight.detach().numpy().T.copy(),
@@ -80,7 +78,7 @@ class ArrayActing:
             )
             for layer in layers
         ]
-        self._sample = _sampler(policy)
+        self._sample = sample
 
     def __call__(self, observations: Any) -> NDArray[Any]:
         output = self._network(observations.reshape(len(observations), -1).astype(np.float32))
@@ -97,20 +95,21 @@ class ArrayActing:
         return x
 
 
-def acting(
+def sampler_of(
     policy: ActorCriticPolicy, network: PlainNetwork | None, n_envs: int, num_threads: int | None = None
-) -> Acting:
+) -> Sampler:
     """
-    The fastest way of acting that samples exactly as the policy does. Valid until the parameters change.
+    The fastest one that samples exactly as the policy does. Valid until the parameters change.
 
     :param policy: in evaluation mode
     :param network: from its observations to its distribution parameters, where that is a plain chain
     :param n_envs: rows of observations
     :param num_threads: of torch; None chooses
     """
-    space = policy.observation_space
+    space, plain = policy.observation_space, plain_distribution(policy)
     if (
         network is None
+        or plain is None
         or not isinstance(space, spaces.Box)
         or type(network.extractor) is not FlattenExtractor
         or (is_image_space(space) and policy.normalize_images)
@@ -119,45 +118,5 @@ def acting(
         or any(type(layer.activation) not in _ARRAY_ACTIVATIONS for layer in network.layers)
         or max(n_envs * layer.weight.numel() for layer in network.layers) > LARGE
     ):
-        return PolicyActing(policy, n_envs, num_threads)
-    return ArrayActing(network.layers, policy)
-
-
-def _sampler(policy: ActorCriticPolicy) -> Callable[[FloatArray], NDArray[Any]]:
-    """Distribution parameters of n_envs states → one sample each."""
-    space = policy.action_space
-    if isinstance(policy.action_dist, DiagGaussianDistribution):
-        return _GaussianSampler(policy.log_std.detach().exp().numpy().copy(), space.shape)  # type: ignore[arg-type]
-    if isinstance(space, spaces.Discrete):
-        return _choose
-    if isinstance(space, spaces.MultiDiscrete):
-        cuts = np.cumsum(space.nvec)[:-1].tolist()
-        return lambda logits: np.stack([_choose(block) for block in np.split(logits, cuts, axis=1)], axis=1)
-    return lambda logits: torch.from_numpy(logits).sigmoid().bernoulli().numpy()
-
-
-class _GaussianSampler:
-    def __init__(self, std: FloatArray, shape: tuple[int, ...]):
-        self._std = std
-        self._shape = shape
-        self._noise = torch.empty(0)
-
-    def __call__(self, mean: FloatArray) -> FloatArray:
-        if len(self._noise) != len(mean):
-            self._noise = torch.empty(mean.shape)
-        noise = self._noise.normal_().numpy()
-        actions: FloatArray = mean + self._std * noise
-        return actions.reshape(-1, *self._shape)
-
-
-def _choose(logits: FloatArray) -> NDArray[np.int64]:
-    """
-    One option per row, with probabilities softmax(logits).
-
-    A race of exponential clocks, won by option i with probability proportional to its rate; torch's multinomial draws
-    the same clocks, at six times the cost for a single row.
-    """
-    rates = np.exp(logits - logits.max(axis=1, keepdims=True))
-    clocks = torch.empty(rates.shape).exponential_().numpy()
-    choice: NDArray[np.int64] = (rates / clocks).argmax(axis=1)
-    return choice
+        return PolicySampler(policy, n_envs, num_threads)
+    return ArraySampler(network.layers, plain.sampler(policy))

@@ -5,14 +5,17 @@ The batches are made by hand: the policy's own actions in random states, with ra
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
-from sb3_trpo_ext.common.actor import Actor
+from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.kernels.conjugate_gradient import CGStop
-from sb3_trpo_ext.trpo.step import StepStatus, TrustRegion, trust_region_step
+from sb3_trpo_ext.trust_region.direction import Backtracking, KfacNaturalGradient, NaturalGradient, Unsearched
+from sb3_trpo_ext.trust_region.policy_step import StepStatus
+from sb3_trpo_ext.trust_region.region import EuclideanRegion, KLRegion, averaged, summed
+from sb3_trpo_ext.trust_region.step import trust_region_step
 from tests.cases import (
     DIM,
     POLICIES,
@@ -23,6 +26,7 @@ from tests.cases import (
     gradient,
     identical,
     kind_of,
+    make_actor,
     make_batch,
     make_policy,
     reference_entropy,
@@ -37,27 +41,45 @@ DELTA = 0.01
 EXACT_CG = {"cg_max_steps": 500, "cg_tolerance": 1e-11}
 
 # The region is so large and the damping so small that the quadratic model leaves it: the search has work to do.
-BEYOND = {"max_kl": 1.0, "damping": 1e-4, "cg_max_steps": 500}
+BEYOND = {"target_kl": 1.0, "cg_damping": 1e-4, "cg_max_steps": 500}
 
 each_policy = pytest.mark.parametrize("name", POLICIES.keys())
 each_way = pytest.mark.parametrize("fast", [True, False], ids=["by hand", "autograd"])
 
 
-def region(**changes) -> TrustRegion:
-    usual = TrustRegion(
-        max_kl=DELTA,
-        geometry="kl",
-        kl_reduction="sum",
-        ent_coef=0.0,
-        damping=0.1,
-        cg_max_steps=15,
-        cg_tolerance=1e-4,
-        preconditioner=None,
-        curvature_every=1,
-        shrink=0.8,
-        max_trials=10,
-    )
-    return replace(usual, **changes)
+@dataclass(frozen=True)
+class Settings:
+    """Of an update, by the names of TRPO's arguments."""
+
+    target_kl: float = DELTA
+    trust_region: str = "kl"
+    kl_reduction: str = "sum"
+    ent_coef: float = 0.0
+    cg_damping: float = 0.1
+    cg_max_steps: int = 15
+    cg_tolerance: float = 1e-4
+    cg_preconditioner: str | None = None
+    curvature_sampling_factor: int = 1
+    line_search_shrinking_factor: float = 0.8
+    line_search_max_iter: int = 10
+
+    @property
+    def region(self):
+        reduction = {"sum": summed, "mean": averaged}[self.kl_reduction]
+        if self.trust_region == "euclidean":
+            return EuclideanRegion(self.target_kl, reduction)
+        return KLRegion(self.target_kl, reduction, self.cg_damping, self.curvature_sampling_factor)
+
+    @property
+    def direction(self):
+        kind = {None: NaturalGradient, "kfac": KfacNaturalGradient}[self.cg_preconditioner]
+        return kind(self.cg_max_steps, self.cg_tolerance)
+
+    @property
+    def search(self):
+        if self.line_search_max_iter == 0:
+            return Unsearched()
+        return Backtracking(self.line_search_shrinking_factor, self.line_search_max_iter)
 
 
 class Case:
@@ -66,7 +88,7 @@ class Case:
     def __init__(self, name, fast=True, precise=True, n=N, seed=0):
         self.policy = make_policy(name, precise=precise, seed=seed)
         self.batch = make_batch(self.policy, n, seed=seed + 1)
-        self.actor = Actor(self.policy, fast)
+        self.actor = make_actor(self.policy, fast)
         assert (self.actor.network is not None) == (fast and by_hand(name))
         self.name, self.kind = name, kind_of(name)
         self.dimensions = DIM if name not in ("discrete", "multi_discrete") else 1
@@ -82,7 +104,7 @@ class Case:
         self.theta = flat(self.actor.parameters).detach().clone()
 
     def distributions(self):
-        return torch_reference(self.policy, self.batch.observations)
+        return torch_reference(self.policy, self.batch.inputs.observations)
 
     def objective(self, ent_coef=0.0):
         new = self.distributions()
@@ -96,10 +118,15 @@ class Case:
         return gradient(self.objective(ent_coef), self.actor.parameters)
 
     def F(self, k=1):
-        return dense_fisher(self.kind, StatisticsOf(self.policy)(self.batch.observations[::k]), self.actor.parameters)
+        return dense_fisher(
+            self.kind, StatisticsOf(self.policy)(self.batch.inputs.observations[::k]), self.actor.parameters
+        )
 
     def step(self, **changes):
-        return trust_region_step(self.actor, self.batch, region(**changes))
+        settings = Settings(**changes)
+        return trust_region_step(
+            self.actor, self.batch, settings.region, settings.direction, settings.search, settings.ent_coef
+        )
 
     def moved_by(self):
         return flat(self.actor.parameters).detach() - self.theta
@@ -165,28 +192,28 @@ def test_nothing_but_theta_moves(name, fast):
         {"kl_reduction": "mean"},
         {"ent_coef": 0.3},
         {"ent_coef": -0.3},
-        {"damping": 0.01},
-        {"curvature_every": 3},
-        {"curvature_every": 7, "kl_reduction": "mean", "ent_coef": 0.1},
-        {"max_trials": 0},
-        {"max_kl": 0.3, "shrink": 0.5, "damping": 1e-3},
+        {"cg_damping": 0.01},
+        {"curvature_sampling_factor": 3},
+        {"curvature_sampling_factor": 7, "kl_reduction": "mean", "ent_coef": 0.1},
+        {"line_search_max_iter": 0},
+        {"target_kl": 0.3, "line_search_shrinking_factor": 0.5, "cg_damping": 1e-3},
     ],
     ids=str,
 )
 def test_step_is_the_one_of_dense_algebra(name, fast, changes):
-    """θ_new − θ_old = shrink^i √(2δ / xᵀ(F + λI)x) x, where (F + λI) x = g."""
+    """θ_new − θ_old = line_search_shrinking_factor^i √(2δ / xᵀ(F + λI)x) x, where (F + λI) x = g."""
     case = Case(name, fast)
-    settings = region(**changes)
+    settings = Settings(**changes)
     g = case.g(settings.ent_coef)
     scale = 1 / case.dimensions if settings.kl_reduction == "mean" else 1.0
-    F = scale * case.F(settings.curvature_every)
-    A = F + settings.damping * torch.eye(len(g), dtype=g.dtype)
+    F = scale * case.F(settings.curvature_sampling_factor)
+    A = F + settings.cg_damping * torch.eye(len(g), dtype=g.dtype)
     x = torch.linalg.solve(A, g)
-    full = math.sqrt(2 * settings.max_kl / float(x @ A @ x)) * x
+    full = math.sqrt(2 * settings.target_kl / float(x @ A @ x)) * x
 
     step = case.step(**changes, **EXACT_CG)
     assert step.status is StepStatus.ACCEPTED
-    fraction = settings.shrink ** max(step.line_search.trials - 1, 0)
+    fraction = settings.line_search_shrinking_factor ** max(step.line_search.trials - 1, 0)
     delta = fraction * full
     torch.testing.assert_close(case.moved_by(), delta, rtol=1e-6, atol=1e-9)
     assert step.line_search.fraction == pytest.approx(fraction)
@@ -199,11 +226,11 @@ def test_step_is_the_one_of_dense_algebra(name, fast, changes):
 
 
 @pytest.mark.parametrize("name", ["box", "discrete", "multi_discrete", "multi_binary"])
-@pytest.mark.parametrize("changes", [{}, {"kl_reduction": "mean"}, {"curvature_every": 3}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"kl_reduction": "mean"}, {"curvature_sampling_factor": 3}], ids=str)
 def test_preconditioner_changes_the_way_and_not_the_step(name, changes):
     plain, preconditioned = Case(name), Case(name)
     plain.step(**changes, **EXACT_CG)
-    step = preconditioned.step(**changes, **EXACT_CG, preconditioner="kfac")
+    step = preconditioned.step(**changes, **EXACT_CG, cg_preconditioner="kfac")
     assert step.cg_stop is CGStop.CONVERGED
     torch.testing.assert_close(preconditioned.moved_by(), plain.moved_by(), rtol=1e-6, atol=1e-9)
 
@@ -213,14 +240,14 @@ def test_line_search_takes_the_first_point_that_will_do(name):
     """Each larger fraction of the step, tried by hand, is outside the region or no improvement."""
     case = Case(name)
     start = case.objective().item()
-    step = case.step(**BEYOND, shrink=0.7, max_trials=30)
+    step = case.step(**BEYOND, line_search_shrinking_factor=0.7, line_search_max_iter=30)
     taken = case.moved_by()
     assert step.status is StepStatus.ACCEPTED
     assert step.line_search.trials > 1, "the example must not be trivial"
     for i in range(step.line_search.trials):
         fraction = 0.7 ** (i - step.line_search.trials + 1)
         torch.nn.utils.vector_to_parameters(case.theta + fraction * taken, case.actor.parameters)
-        inside = float(case.kl().mean()) <= BEYOND["max_kl"] and case.objective().item() > start
+        inside = float(case.kl().mean()) <= BEYOND["target_kl"] and case.objective().item() > start
         assert inside == (i == step.line_search.trials - 1)
 
 
@@ -229,18 +256,18 @@ def test_line_search_takes_the_first_point_that_will_do(name):
 def test_linear_and_quadratic_model_are_exact_in_the_limit(name, fast):
     improvement, divergence = [], []
     for delta in (1e-2, 1e-4, 1e-6, 1e-8):
-        step = learn_features(Case(name, fast)).step(max_kl=delta)
+        step = learn_features(Case(name, fast)).step(target_kl=delta)
         improvement.append(abs((step.objective_after - step.objective_before) / step.predicted_improvement - 1))
         divergence.append(abs(step.kl_mean / step.kl_predicted - 1))
     for errors in (improvement, divergence):
         assert errors[-1] < 1e-3
-        assert errors[-1] < errors[-2] < errors[-3], "and they shrink with the step"
+        assert errors[-1] < errors[-2] < errors[-3], "and they line_search_shrinking_factor with the step"
 
 
 @each_policy
 @each_way
-@pytest.mark.parametrize("max_trials", [0, 1, 4])
-def test_refused_step_leaves_no_trace(name, fast, max_trials, monkeypatch):
+@pytest.mark.parametrize("line_search_max_iter", [0, 1, 4])
+def test_refused_step_leaves_no_trace(name, fast, line_search_max_iter, monkeypatch):
     case = Case(name, fast, precise=False)
     true_family, moved = case.actor.family, []
 
@@ -250,8 +277,8 @@ def test_refused_step_leaves_no_trace(name, fast, max_trials, monkeypatch):
         return family.with_statistics([torch.full_like(tensor, torch.nan) for tensor in family.statistics])
 
     monkeypatch.setattr(case.actor, "family", broken)
-    step = case.step(max_trials=max_trials)
-    assert moved == [True] * max(max_trials, 1), "each trial must have been at another θ"
+    step = case.step(line_search_max_iter=line_search_max_iter)
+    assert moved == [True] * max(line_search_max_iter, 1), "each trial must have been at another θ"
     assert step.status is StepStatus.LINE_SEARCH_FAILED
     assert case.untouched()
     assert (step.kl_mean, step.kl_max, step.kl_predicted, step.step_norm, step.predicted_improvement) == (0, 0, 0, 0, 0)
@@ -259,23 +286,23 @@ def test_refused_step_leaves_no_trace(name, fast, max_trials, monkeypatch):
     assert not step.line_search.accepted
 
 
-@pytest.mark.parametrize("geometry", ["kl", "euclidean"])
-def test_step_that_does_not_improve_is_refused(geometry):
+@pytest.mark.parametrize("trust_region", ["kl", "euclidean"])
+def test_step_that_does_not_improve_is_refused(trust_region):
     """So far away no action of the batch is likely any more: the objective falls from the mean advantage to 0."""
     case = Case("box", precise=False)
     case.batch = replace(case.batch, advantages=case.batch.advantages.abs())
-    step = case.step(max_kl=30.0, max_trials=1, geometry=geometry)
+    step = case.step(target_kl=30.0, line_search_max_iter=1, trust_region=trust_region)
     assert step.status is StepStatus.LINE_SEARCH_FAILED
     assert 0 < step.line_search.trial.objective < 0.1 < step.objective_before
     assert case.untouched()
 
 
 @each_policy
-@pytest.mark.parametrize("geometry", ["kl", "euclidean"])
-def test_zero_advantages_leave_no_trace(name, geometry):
+@pytest.mark.parametrize("trust_region", ["kl", "euclidean"])
+def test_zero_advantages_leave_no_trace(name, trust_region):
     case = Case(name, precise=False)
     case.batch = replace(case.batch, advantages=torch.zeros(N))
-    step = case.step(geometry=geometry)
+    step = case.step(trust_region=trust_region)
     assert (step.status, step.cg_stop) == (StepStatus.ZERO_GRADIENT, CGStop.ZERO_RIGHT_SIDE)
     assert case.untouched()
     assert math.isnan(step.logged()["train/improvement_ratio"])
@@ -285,7 +312,7 @@ def test_zero_advantages_leave_no_trace(name, geometry):
 @pytest.mark.parametrize("damping", [-1e6, math.nan])
 def test_bad_curvature_leaves_no_trace(name, damping):
     case = Case(name, precise=False)
-    step = case.step(damping=damping)
+    step = case.step(cg_damping=damping)
     assert step.status is StepStatus.BAD_CURVATURE
     assert case.untouched()
 
@@ -301,20 +328,20 @@ def test_gradient_that_is_not_finite_leaves_no_trace(bad, fast):
 
 
 @each_policy
-@pytest.mark.parametrize("geometry", ["kl", "euclidean"])
-def test_no_region_leaves_no_trace(name, geometry):
+@pytest.mark.parametrize("trust_region", ["kl", "euclidean"])
+def test_no_region_leaves_no_trace(name, trust_region):
     case = Case(name, precise=False)
-    assert case.step(max_kl=0.0, geometry=geometry).status is StepStatus.NO_REGION
+    assert case.step(target_kl=0.0, trust_region=trust_region).status is StepStatus.NO_REGION
     assert case.untouched()
 
 
 @each_policy
 @each_way
-@pytest.mark.parametrize("max_trials", [0, 10])
-def test_euclidean_step_has_its_length_along_the_gradient(name, fast, max_trials):
+@pytest.mark.parametrize("line_search_max_iter", [0, 10])
+def test_euclidean_step_has_its_length_along_the_gradient(name, fast, line_search_max_iter):
     case = Case(name, fast)
     g = case.g()
-    step = case.step(geometry="euclidean", max_kl=0.005, max_trials=max_trials)
+    step = case.step(trust_region="euclidean", target_kl=0.005, line_search_max_iter=line_search_max_iter)
     assert step.status is StepStatus.ACCEPTED
     length = step.line_search.fraction * math.sqrt(2 * 0.005)
     torch.testing.assert_close(case.moved_by(), length * g / torch.linalg.vector_norm(g), rtol=1e-8, atol=1e-12)
@@ -325,10 +352,10 @@ def test_euclidean_step_has_its_length_along_the_gradient(name, fast, max_trials
 @each_policy
 def test_without_trials_the_full_step_is_taken_even_beyond_the_region(name):
     case, searched = Case(name), Case(name)
-    step, reference = case.step(**BEYOND, max_trials=0), searched.step(**BEYOND, max_trials=30)
+    step, reference = case.step(**BEYOND, line_search_max_iter=0), searched.step(**BEYOND, line_search_max_iter=30)
     assert step.status is StepStatus.ACCEPTED
     assert step.kl_mean == pytest.approx(float(case.kl().mean()), rel=1e-8)
-    assert step.kl_mean > BEYOND["max_kl"] >= reference.kl_mean
+    assert step.kl_mean > BEYOND["target_kl"] >= reference.kl_mean
     torch.testing.assert_close(case.moved_by(), searched.moved_by() / reference.line_search.fraction)
 
 
@@ -338,15 +365,15 @@ def test_thinned_curvature_is_exact_when_states_come_in_pairs(name, fast):
     every_second, all_states = Case(name, fast), Case(name, fast)
     for case in (every_second, all_states):
         parts = {
-            part: getattr(case.batch, part).repeat_interleave(2, dim=0)
-            for part in ("observations", "actions", "advantages", "returns")
+            part: getattr(case.batch, part).repeat_interleave(2, dim=0) for part in ("actions", "advantages", "returns")
         }
-        case.batch = replace(case.batch, **parts)
-    every_second.step(curvature_every=2, **EXACT_CG)
-    all_states.step(curvature_every=1, **EXACT_CG)
+        inputs = Inputs(case.batch.inputs.observations.repeat_interleave(2, dim=0))
+        case.batch = replace(case.batch, inputs=inputs, **parts)
+    every_second.step(curvature_sampling_factor=2, **EXACT_CG)
+    all_states.step(curvature_sampling_factor=1, **EXACT_CG)
     torch.testing.assert_close(every_second.moved_by(), all_states.moved_by(), rtol=1e-8, atol=1e-11)
     different = Case(name, fast)
-    different.step(curvature_every=2, **EXACT_CG)
+    different.step(curvature_sampling_factor=2, **EXACT_CG)
     assert not torch.allclose(different.moved_by(), all_states.moved_by(), rtol=1e-3)
 
 
@@ -354,8 +381,8 @@ def test_thinned_curvature_is_exact_when_states_come_in_pairs(name, fast):
 def test_mean_over_dimensions_is_the_sum_with_region_and_damping_scaled(name):
     mean, total = Case(name), Case(name)
     d = mean.dimensions
-    one = mean.step(kl_reduction="mean", max_kl=DELTA, damping=0.05, **EXACT_CG)
-    other = total.step(kl_reduction="sum", max_kl=d * DELTA, damping=d * 0.05, **EXACT_CG)
+    one = mean.step(kl_reduction="mean", target_kl=DELTA, cg_damping=0.05, **EXACT_CG)
+    other = total.step(kl_reduction="sum", target_kl=d * DELTA, cg_damping=d * 0.05, **EXACT_CG)
     torch.testing.assert_close(mean.moved_by(), total.moved_by(), rtol=1e-8, atol=1e-11)
     assert other.kl_mean == pytest.approx(d * one.kl_mean)
 

@@ -8,13 +8,14 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 
-from sb3_trpo_ext.common import critic
-from sb3_trpo_ext.common.actor import Actor
-from sb3_trpo_ext.common.batch import Batch
-from sb3_trpo_ext.common.critic import Critic, fit_by_gradient_descent, fit_in_trust_region
+from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.kernels.line_search import LineSearchResult
 from sb3_trpo_ext.kernels.vector import flatten
-from tests.cases import ACTIONS, OBSERVATION, identical, make_policy, snapshot
+from sb3_trpo_ext.trust_region import critic_fit
+from sb3_trpo_ext.trust_region.batch import Batch
+from sb3_trpo_ext.trust_region.critic_fit import fit_by_gradient_descent, fit_in_trust_region
+from sb3_trpo_ext.trust_region.value_function import ValueFunction
+from tests.cases import ACTIONS, OBSERVATION, identical, make_actor, make_policy, snapshot
 
 N, SIZE, RATE = 48, 16, 1e-2
 IMAGE = spaces.Box(0, 255, (3, 36, 36), np.uint8)
@@ -37,12 +38,14 @@ class Case:
             observations = torch.randn(N, OBSERVATION)
         if frozen:
             self.policy.get_parameter(frozen).requires_grad_(False)
-        actor = Actor(self.policy)
+        actor = make_actor(self.policy)
         self.parameters = actor.critic_parameters()
-        self.critic = Critic(self.policy, actor, RATE, fast)
+        self.critic = ValueFunction(actor, RATE, fast)
         assert frozen or (self.critic.network is not None) == fast
         values = torch.randn(N)
-        self.batch = Batch(observations, torch.zeros(N, 3), torch.zeros(N), values + 0.5 * torch.randn(N), values)
+        self.batch = Batch(
+            Inputs(observations), torch.zeros(N, 3), torch.zeros(N), values + 0.5 * torch.randn(N), values
+        )
 
     def fit(self, n_epochs, batch_size=SIZE, seed=7):
         np.random.seed(seed)
@@ -73,7 +76,7 @@ def test_both_ways_give_the_same_critic():
 @each_way
 def test_the_loss_decreases(fast):
     case = Case(fast=fast)
-    case.batch.returns.copy_(case.batch.observations.sum(dim=1))  # something that can be learned
+    case.batch.returns.copy_(case.batch.inputs.observations.sum(dim=1))  # something that can be learned
     losses = [case.fit(10).value_loss for _ in range(10)]
     assert losses[-1] < 0.1 * losses[0]
 
@@ -92,7 +95,9 @@ def test_agrees_with_an_independent_adam_loop(fast, size):
         order = np.random.permutation(N)
         for start in range(0, N, size):
             chosen = order[start : start + size]
-            errors = twin.policy.predict_values(twin.batch.observations[chosen])[:, 0] - twin.batch.returns[chosen]
+            errors = (
+                twin.policy.predict_values(twin.batch.inputs.observations[chosen])[:, 0] - twin.batch.returns[chosen]
+            )
             loss = (errors**2).sum() / len(chosen)
             losses.append(loss.item())
             gradients = torch.autograd.grad(loss, twin.parameters)
@@ -155,7 +160,7 @@ def test_what_is_frozen_stays_and_the_rest_learns(frozen, fast):
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.RMSprop, torch.optim.AdamW])
 def test_optimizer_is_the_one_that_the_policy_asks_for(optimizer):
     policy = make_policy("box", optimizer_class=optimizer, optimizer_kwargs={"weight_decay": 0.25})
-    Critic(policy, Actor(policy), 0.125)
+    ValueFunction(make_actor(policy), 0.125)
     made = policy.optimizer
     assert type(made) is optimizer
     assert (made.param_groups[0]["lr"], made.param_groups[0]["weight_decay"]) == (0.125, 0.25)
@@ -173,10 +178,10 @@ def test_logged_keys():
 @pytest.mark.parametrize("max_kl", [1e-3, 0.1, 10.0])
 def test_trust_region_holds_and_the_error_falls(max_kl, fast):
     case = Case(fast=fast)
-    returns, observations = case.batch.returns[:, None], case.batch.observations
+    returns, observations = case.batch.returns[:, None], case.batch.inputs.observations
     for _ in range(5):
         before = case.policy.predict_values(observations).detach()
-        fit_in_trust_region(case.critic, case.batch, max_kl, n_solves=1, cg_max_steps=20)
+        fit_in_trust_region(case.critic, case.batch, max_kl, n_critic_steps=1, cg_max_steps=20)
         after = case.policy.predict_values(observations).detach()
         variance = (before - returns).square().mean()
         assert float((after - before).square().mean() / (2 * variance)) <= max_kl * (1 + 1e-5)
@@ -185,7 +190,7 @@ def test_trust_region_holds_and_the_error_falls(max_kl, fast):
 
 def dense_solution(case):
     """H⁻¹g, H from one gradient per state with the same damping, and the errors."""
-    parameters, observations = case.critic.parameters, case.batch.observations
+    parameters, observations = case.critic.parameters, case.batch.inputs.observations
     values = case.policy.predict_values(observations)[:, 0]
     J = torch.stack(
         [torch.cat([g.flatten() for g in torch.autograd.grad(v, parameters, retain_graph=True)]) for v in values]
@@ -199,7 +204,7 @@ def test_small_trust_region_is_filled_along_the_dense_solution():
     case = Case()
     direction, H, errors = dense_solution(case)
     before = flatten(case.critic.parameters).double()
-    fit_in_trust_region(case.critic, case.batch, 1e-6, n_solves=1, cg_max_steps=100)
+    fit_in_trust_region(case.critic, case.batch, 1e-6, n_critic_steps=1, cg_max_steps=100)
     step = flatten(case.critic.parameters).double() - before
     assert float(torch.cosine_similarity(step, direction, dim=0)) > 0.999
     assert float(step @ H @ step / (2 * errors.square().mean())) == pytest.approx(1e-6, rel=0.05)
@@ -230,7 +235,7 @@ def test_inside_a_large_trust_region_the_step_ends_at_the_minimum(fast):
     case = Case(fast=fast)
     direction = dense_solution(case)[0]
     before = flatten(case.critic.parameters).double()
-    fit = fit_in_trust_region(case.critic, case.batch, 1e6, n_solves=1, cg_max_steps=200)
+    fit = fit_in_trust_region(case.critic, case.batch, 1e6, n_critic_steps=1, cg_max_steps=200)
     step = flatten(case.critic.parameters).double() - before
     assert fit.steps == 1
     torch.testing.assert_close(step, direction, rtol=0, atol=0.02 * float(direction.abs().max()))
@@ -240,11 +245,11 @@ def test_a_step_that_is_refused_is_undone_and_ends_the_fit(monkeypatch):
     case = Case()
     trials = []
 
-    def never_satisfied(evaluate, start, max_kl, shrink, max_trials):
+    def never_satisfied(evaluate, start, *settings):
         trials.append(evaluate(1.0))
         return LineSearchResult(False, 0.0, trials[-1], 1)
 
-    monkeypatch.setattr(critic, "backtrack", never_satisfied)
+    monkeypatch.setattr(critic_fit, "backtrack", never_satisfied)
     before = snapshot(case.policy)
     fit = fit_in_trust_region(case.critic, case.batch, 0.1, 5, 10)
     assert identical(snapshot(case.policy), before)
@@ -266,7 +271,7 @@ def test_errors_whose_squares_are_0_take_no_step():
 def test_trust_region_leaves_what_cannot_be_improved(returns):
     case = Case()
     with torch.no_grad():
-        case.batch.returns.copy_(case.critic.values(case.batch.observations)[:, 0])
+        case.batch.returns.copy_(case.critic.values(case.batch.inputs)[:, 0])
     if returns == "nan":
         case.batch.returns[3] = math.nan
     before = snapshot(case.policy)

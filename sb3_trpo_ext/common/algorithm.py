@@ -1,0 +1,198 @@
+"""What the algorithms of this package have in common: one iteration, from the environments to the log."""
+
+import io
+import pathlib
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_trpo_ext.common.bad_data import GoodStatistics, warn_of_skipped_rollout
+from sb3_trpo_ext.common.diagnostics import Logged, record
+from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
+from sb3_trpo_ext.common.settings import Rule, check, schedule
+
+SelfAlgorithm = TypeVar("SelfAlgorithm", bound="Algorithm[Any]")
+
+
+class Checkable(Protocol):
+    """Data of a rollout."""
+
+    def not_finite(self) -> list[str]:
+        """The names of the parts that hold NaN or infinity; empty when all is well."""
+        ...
+
+
+RolloutT = TypeVar("RolloutT", bound=Checkable)
+
+
+class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
+    """
+    One iteration is ``collect_rollouts`` and ``train``, called in turns by SB3's ``learn``:
+
+        environments → :meth:`_collect` → rollout buffer → :meth:`_rollout` → :meth:`_improve` → log
+
+    An algorithm says what these three do, which values its settings may have (:attr:`RULES`), and of which parts it
+    consists (:meth:`_build`). Rollouts with bad data are skipped here, schedules and times kept.
+    """
+
+    RULES: ClassVar[tuple[Rule, ...]]
+    """Of the constructor's arguments."""
+    OWN_SETTING: ClassVar[str]
+    """One that this algorithm alone has, by which its files are known."""
+    _n_skipped_updates: int = 0
+
+    @abstractmethod
+    def _build(self) -> None:
+        """Make what follows from policy and settings, and is not saved; the policy is in evaluation mode."""
+
+    @abstractmethod
+    def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> bool:
+        """Fill the buffer; False if the callback ended training."""
+
+    @abstractmethod
+    def _rollout(self) -> RolloutT:
+        """What the buffer holds, for :meth:`_improve`."""
+
+    @abstractmethod
+    def _improve(self, rollout: RolloutT) -> Iterable[Logged | Mapping[str, float | str]]:
+        """Learn from a rollout of finite numbers; what there is to log."""
+
+    # What else an algorithm may say.
+    def _check(self) -> None:
+        """Look at settings, spaces and policy class together, before anything is built."""
+
+    def _start_anew(self) -> None:
+        """Forget what was kept of earlier rollouts: another training begins, or another environment."""
+
+    @classmethod
+    def _unsaid(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """Settings that a file leaves out, because whoever saved it had no such argument."""
+        return {}
+
+    def _usable(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """State dictionaries by name, as they were saved → as they fit here."""
+        return parameters
+
+    def _setup_model(self) -> None:
+        check(self, self.RULES)
+        self._check()
+        super()._setup_model()
+        self._good_statistics = GoodStatistics()
+        # Looking at the policy must not move batch statistics or draw random numbers.
+        self.policy.set_training_mode(False)
+        self._build()
+        self.policy.set_training_mode(True)
+
+    def _setup_lr_schedule(self) -> None:
+        self.lr_schedule = schedule(self.learning_rate)
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        # The last rollout may overshoot the total; a schedule must not be asked about a negative progress.
+        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None:
+            self._start_anew()
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_good_statistics"]
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """As SB3's, and robust against observations that are not finite. Arguments and result as there."""
+        started = time.perf_counter()
+        self._good_statistics.remember(env)
+        complete = self._collect(env, callback, rollout_buffer)
+        record(self.logger, {"time/rollout_seconds": time.perf_counter() - started})
+        return complete
+
+    def train(self) -> None:
+        """Learn from the rollout just collected, or skip it if it holds bad data."""
+        self._update_learning_rate(self.policy.optimizer)
+        rollout = self._rollout()
+        if bad := rollout.not_finite():
+            self._skip(bad)
+            return
+        self.policy.set_training_mode(False)
+        results = self._improve(rollout)
+        self._n_updates += 1
+        record(self.logger, *results, self._counts())
+
+    def _skip(self, bad: list[str]) -> None:
+        self._n_skipped_updates += 1
+        self._last_obs = self._good_statistics.restore(self._last_obs)
+        warn_of_skipped_rollout(bad)
+        record(self.logger, self._counts())
+
+    def _counts(self) -> dict[str, float]:
+        """What is counted from the beginning of training."""
+        return {"train/skipped_updates": self._n_skipped_updates, "train/n_updates": self._n_updates}
+
+    def learn(
+        self: SelfAlgorithm,
+        total_timesteps: float,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "run",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfAlgorithm:
+        """
+        Train.
+
+        :param total_timesteps: environment steps in all; 1e6 is understood
+        :param callback: as in SB3
+        :param log_interval: updates between two tables
+        :param tb_log_name: name of the run in TensorBoard
+        :param reset_num_timesteps: False to go on counting from an earlier call
+        :param progress_bar: show one (needs tqdm and rich)
+        :return: itself
+        """
+        return super().learn(
+            int(total_timesteps), callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+        )
+
+    @classmethod
+    def load(
+        cls: type[SelfAlgorithm], path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any
+    ) -> SelfAlgorithm:
+        """
+        Load a model.
+
+        :param path: of the zip file, or an open binary file
+        :param args: as in SB3's ``BaseAlgorithm.load``
+        :param kwargs: as there; names of constructor arguments replace what was saved
+        :raises ValueError: when the file is damaged or holds something else
+        """
+        saved = saved_settings(path, cls.__name__, own=cls.OWN_SETTING)
+        return super().load(path, *args, **{**cls._unsaid(saved), **kwargs})
+
+    def set_parameters(
+        self, load_path_or_dict: str | dict[str, Any], exact_match: bool = True, device: torch.device | str = "auto"
+    ) -> None:
+        """
+        As SB3's. Of an optimizer's saved state is taken what fits.
+
+        :param load_path_or_dict: path of a zip file, or a dictionary as ``get_parameters`` returns it
+        :param exact_match: require all parameters
+        :param device: to load to
+        """
+        parameters = saved_parameters(load_path_or_dict, device)
+        super().set_parameters(self._usable(parameters), exact_match, device)

@@ -1,0 +1,98 @@
+"""Going on in the presence of bad data: acting on it, forgetting it, and saying so."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from torch import nn
+
+from sb3_trpo_ext.common.inputs import finite
+
+
+@contextmanager
+def acting_on_finite_observations(policy: nn.Module) -> Iterator[None]:
+    """
+    While this context lasts, ``policy(observations)`` sees 0 in the place of NaN and infinity.
+
+    An action must be found for every state, and torch's distributions refuse parameters that are not finite. The
+    rollout buffer still stores the observation as it came, so that the update can see that the data is bad.
+
+    :param policy: called with observations as its first argument
+    """
+    handle = policy.register_forward_pre_hook(lambda module, inputs: (finite(inputs[0]), *inputs[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def warn_of_skipped_rollout(bad: list[str]) -> None:
+    """
+    The text has no count in it, so that Python shows it once and a broken environment does not flood the console.
+
+    :param bad: names of the parts that are not finite
+    """
+    warnings.warn(
+        f"Update skipped: the rollout holds NaN or infinity in its {', '.join(bad)}. The policy is unchanged. Wrap the "
+        "environment in VecCheckNan to find the source. train/skipped_updates counts them.",
+        stacklevel=4,
+    )
+
+
+class GoodStatistics:
+    """
+    The running statistics of a ``VecNormalize`` as they were before a rollout, so that one with bad data can be
+    forgotten.
+
+    One NaN makes a running mean NaN for good; without this, all later observations would be NaN. Statistics that are
+    so already, because the first observation of all was bad, start anew.
+    """
+
+    def __init__(self) -> None:
+        self._wrapper: VecNormalize | None = None
+
+    def remember(self, environment: VecEnv) -> None:
+        """
+        Take a copy of the statistics as they are now.
+
+        :param environment: the outermost wrapper; a ``VecNormalize`` is looked for in it and below
+        """
+        wrapper = unwrap_vec_normalize(environment)
+        self._outermost = wrapper is environment
+        self._wrapper = wrapper if wrapper is not None and wrapper.training else None
+        if self._wrapper is not None:
+            statistics = getattr(self._wrapper, "obs_rms", None)
+            self._of_observations: Any = (
+                {key: _usable_copy(part) for key, part in statistics.items()}
+                if isinstance(statistics, dict)
+                else statistics and _usable_copy(statistics)
+            )
+            self._of_returns = _usable_copy(self._wrapper.ret_rms)
+
+    def restore(self, last_observations: Any) -> Any:
+        """
+        Put the statistics back as they were when they were remembered.
+
+        :param last_observations: those that the next rollout starts from
+        :return: the same, normalised anew if the wrapper is the outermost one. What other wrappers have made of them,
+            such as a stack of frames, stays; the next rollout may have to be forgotten because of it, none after it.
+        """
+        wrapper = self._wrapper
+        if wrapper is None:
+            return last_observations
+        wrapper.ret_rms = self._of_returns
+        if self._of_observations is not None:
+            wrapper.obs_rms = self._of_observations
+        wrapper.returns = np.nan_to_num(wrapper.returns, nan=0.0, posinf=0.0, neginf=0.0)
+        return wrapper.normalize_obs(wrapper.get_original_obs()) if self._outermost else last_observations
+
+
+def _usable_copy(statistics: RunningMeanStd) -> RunningMeanStd:
+    """A copy of running statistics; of fresh ones when they are not finite."""
+    if np.isfinite(statistics.mean).all() and np.isfinite(statistics.var).all():
+        return statistics.copy()
+    return RunningMeanStd(shape=statistics.mean.shape)

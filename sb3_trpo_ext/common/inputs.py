@@ -1,0 +1,94 @@
+"""What a policy is asked with: observations, and whatever else its answer depends on."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Observations: TypeAlias = Tensor | dict[str, Tensor]
+Rows: TypeAlias = slice | Tensor
+SelfInputs = TypeVar("SelfInputs", bound="Inputs")
+
+
+def each(function: Callable[[Tensor], Tensor], observations: Observations) -> Observations:
+    """Apply a function to every tensor."""
+    if isinstance(observations, dict):
+        return {key: function(value) for key, value in observations.items()}
+    return function(observations)
+
+
+def finite(observations: Observations) -> Observations:
+    """With 0 in the place of NaN and infinity."""
+    return each(lambda tensor: torch.nan_to_num(tensor, nan=0.0, posinf=0.0, neginf=0.0), observations)
+
+
+def chosen(tensor: Tensor, rows: Rows) -> Tensor:
+    """Some rows of a tensor, given by a slice or by their indices."""
+    return tensor[rows] if isinstance(rows, slice) else tensor.index_select(0, rows)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """
+    What a policy is asked with in n states. Whoever holds inputs never looks inside: a policy that asks for more than
+    observations, such as masks or memory, has a subclass that adds it.
+
+    :param observations: n of them, as the policy takes them: one tensor, or a dictionary of tensors
+    """
+
+    observations: Observations
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    @property
+    def _first(self) -> Tensor:
+        return next(iter(self.observations.values())) if isinstance(self.observations, dict) else self.observations
+
+    def every(self, k: int) -> Rows:
+        """Which rows are left when the states are thinned to every k-th, k ≥ 1."""
+        return slice(None, None, k)
+
+    def rows(self: SelfInputs, rows: Rows) -> SelfInputs:
+        """
+        The inputs of some states.
+
+        :param rows: a slice, or a tensor of indices
+        """
+        return replace(self, observations=each(lambda tensor: chosen(tensor, rows), self.observations))
+
+    def followed_by(self: SelfInputs, other: SelfInputs) -> SelfInputs:
+        """
+        The inputs of both, these first.
+
+        :param other: of the same kind
+        """
+        if isinstance(self.observations, dict):
+            assert isinstance(other.observations, dict)
+            others = other.observations
+            joined: Observations = {key: torch.cat([own, others[key]]) for key, own in self.observations.items()}
+        else:
+            assert isinstance(other.observations, Tensor)
+            joined = torch.cat([self.observations, other.observations])
+        return replace(self, observations=joined)
+
+    def minibatches(self, batch_size: int) -> Iterator[Tensor]:
+        """
+        The indices of all states in a new order, drawn from numpy's global generator as SB3 does, a minibatch at a
+        time.
+
+        :param batch_size: states in each but the last, which may have fewer
+        """
+        order = torch.from_numpy(np.random.permutation(len(self))).to(self._first.device)
+        yield from torch.split(order, int(batch_size))
+
+    def not_finite(self) -> list[str]:
+        """The names of the parts that hold NaN or infinity; empty when all is well."""
+        if isinstance(self.observations, dict):
+            parts = {f"observations[{key!r}]": value for key, value in self.observations.items()}
+        else:
+            parts = {"observations": self.observations}
+        return [name for name, tensor in parts.items() if not bool(torch.isfinite(tensor).all())]

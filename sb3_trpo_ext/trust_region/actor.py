@@ -1,0 +1,136 @@
+"""An SB3 actor-critic policy seen as the map θ → distribution that a trust region is about."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sb3_trpo_ext.common.inputs import Inputs
+from sb3_trpo_ext.common.network import PlainNetwork
+from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization, forward
+from sb3_trpo_ext.kernels.families import Family, Gaussian
+from sb3_trpo_ext.kernels.layers import Dense
+from sb3_trpo_ext.kernels.linearize import AutogradLinearization, Linearization
+from sb3_trpo_ext.trust_region.heads import Heads
+
+
+@contextmanager
+def _unvalidated() -> Iterator[None]:
+    """
+    Without the checks of torch's distributions: a candidate with parameters that are not finite is a result that the
+    line search refuses, not an exception, and the checks cost as much as a small network.
+    """
+    validate = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(validate)
+
+
+class LinearizedPolicy(NamedTuple):
+    """
+    :param family: the distributions at a batch of states
+    :param linearization: of θ → the statistics of ``family``
+    """
+
+    family: Family
+    linearization: Linearization
+
+
+class Actor:
+    """
+    The part of a policy that decides on actions: its parameters θ and the distribution they give in each state.
+
+    θ is found from the autograd graph of the distribution, whatever the parameters are called; a parameter that the
+    critic uses too belongs to θ.
+
+    :param heads: of an SB3 actor-critic policy
+    :param fast: differentiate plain networks by hand; False for autograd always, with the same results
+    """
+
+    parameters: list[nn.Parameter]
+    """θ, in the policy's order."""
+    network: PlainNetwork | None
+    """The network as a chain that is differentiated by hand; None when autograd does it."""
+
+    def __init__(self, heads: Heads, fast: bool = True):
+        self.heads, self.policy = heads, heads.policy
+        blank = heads.blank()
+        family = heads.family(blank)
+        candidates = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        total = torch.stack([tensor.sum() for tensor in family.statistics]).sum()
+        self.parameters = _used(candidates, total)
+        self.network = heads.actor_network() if fast else None
+        # The chain lists its parameters layer by layer, with log_std first, which is the policy's own order. Where it
+        # is not all of θ or more than θ, because something is frozen, the products by hand would have another length.
+        if self.network is not None and not _same(self._chain(self.network, family), self.parameters):
+            self.network = None
+        with torch.no_grad():  # or the policy's distribution object would keep the graph, and no copy could be made
+            heads.family(blank)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the network is a chain of dense layers alone."""
+        return self.network is not None and all(type(layer) is Dense for layer in self.network.layers)
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """All parameters of the policy that are not in θ, in the policy's order."""
+        own = {id(parameter) for parameter in self.parameters}
+        return [parameter for parameter in self.policy.parameters() if id(parameter) not in own]
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The parameters in θ that the value function depends on too."""
+        return _used(self.parameters, self.heads.values(self.heads.blank()).sum())
+
+    @torch.no_grad()
+    @_unvalidated()
+    def family(self, inputs: Inputs) -> Family:
+        """
+        The distributions at the present θ, detached from the policy.
+
+        :param inputs: of n states
+        """
+        if self.network is None:
+            return self.heads.family(inputs)
+        output = forward(self.network.layers, self.network.inputs(inputs))
+        return self.heads.family_of_output(output, inputs)
+
+    @_unvalidated()
+    def linearize(self, inputs: Inputs) -> LinearizedPolicy:
+        """
+        The distributions at the present θ and how they change with θ.
+
+        :param inputs: of n states
+        """
+        if self.network is None:
+            family = self.heads.family(inputs)
+            linearization = AutogradLinearization(family.statistics, self.parameters)
+            return LinearizedPolicy(family.with_statistics(linearization.value), linearization)
+        chain = ChainLinearization(self.network.layers, self.network.inputs(inputs))
+        with torch.no_grad():
+            family = self.heads.family_of_output(chain.value[0], inputs)
+        if isinstance(family, Gaussian):
+            return LinearizedPolicy(family, GaussianLinearization(chain, self.policy.log_std))
+        return LinearizedPolicy(family, chain)
+
+    def family_actions(self, actions: Tensor) -> Tensor:
+        """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.actions`."""
+        return self.heads.actions(actions)
+
+    def _chain(self, network: PlainNetwork, family: Family) -> list[Tensor]:
+        """All parameters of a plain network; the log std of a Gaussian is one of its own."""
+        return [*([self.policy.log_std] if isinstance(family, Gaussian) else []), *network.parameters]
+
+
+def _same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Whether two lists hold the same tensors, not only equal ones, in the same order."""
+    return list(map(id, one)) == list(map(id, other))
+
+
+def _used(candidates: list[nn.Parameter], output: Tensor) -> list[nn.Parameter]:
+    """Those of some parameters that a scalar depends on."""
+    gradients = torch.autograd.grad(output, candidates, allow_unused=True)
+    return [parameter for parameter, gradient in zip(candidates, gradients, strict=True) if gradient is not None]

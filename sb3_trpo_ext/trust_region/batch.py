@@ -1,0 +1,114 @@
+"""The samples of an update as flat tensors, and every mean that an update takes of them."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sb3_trpo_ext.common.inputs import Inputs, chosen
+from sb3_trpo_ext.kernels.linearize import Linearization
+from sb3_trpo_ext.trust_region.actor import LinearizedPolicy
+
+# A spread of the advantages below this share of the largest is rounding noise of float32, not information.
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Batch:
+    """
+    N samples. Where they come from one rollout they are in the buffer's order: one environment after the other, each
+    in time order.
+
+    Everything that an update knows about all samples together goes through :attr:`size`, :meth:`mean`,
+    :meth:`deviation`, :meth:`largest` and :meth:`linearization`, so that samples which are spread over several
+    processes need no other update, only another batch.
+
+    :param inputs: what the policy is asked with in the N states
+    :param actions: as stored, shape (N, d)
+    :param advantages: shape (N,)
+    :param returns: targets of the critic, shape (N,)
+    :param values: predicted by the present critic, shape (N,)
+    :param behaviour_log_prob: log μ(a|s) of the policy μ that acted, shape (N,); None when that is the present policy
+    :param policy: the present policy in the N states, where it is known already; None where it is not
+    """
+
+    inputs: Inputs
+    actions: Tensor
+    advantages: Tensor
+    returns: Tensor
+    values: Tensor
+    behaviour_log_prob: Tensor | None = None
+    policy: LinearizedPolicy | None = None
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.returns)
+
+    def mean(self, per_sample: Tensor) -> Tensor:
+        """
+        Over the samples.
+
+        :param per_sample: shape (N, …)
+        :return: a scalar
+        """
+        return per_sample.mean()
+
+    def deviation(self, per_sample: Tensor) -> Tensor:
+        """The standard deviation over the samples, with N − 1 in the denominator; arguments as :meth:`mean`."""
+        return per_sample.std()
+
+    def largest(self, per_sample: Tensor) -> Tensor:
+        """Over the samples; arguments as :meth:`mean`."""
+        return per_sample.max()
+
+    def linearization(self, local: Linearization) -> Linearization:
+        """
+        The one whose Jᵀc is that of the mean over all samples.
+
+        :param local: of a map at these samples' states
+        """
+        return local
+
+    def every(self, k: int) -> "Batch":
+        """The samples whose states are left when the states are thinned to every k-th, k ≥ 1."""
+        if k == 1:
+            return self
+        rows = self.inputs.every(k)
+        actions, advantages, returns, values = (
+            chosen(part, rows) for part in (self.actions, self.advantages, self.returns, self.values)
+        )
+        log_prob = None if self.behaviour_log_prob is None else chosen(self.behaviour_log_prob, rows)
+        return Batch(self.inputs.rows(rows), actions, advantages, returns, values, log_prob)
+
+    def followed_by(self, other: "Batch") -> "Batch":
+        """
+        The samples of both.
+
+        :param other: with ``behaviour_log_prob``, as this one
+        """
+        assert self.behaviour_log_prob is not None and other.behaviour_log_prob is not None
+        return Batch(
+            self.inputs.followed_by(other.inputs),
+            torch.cat([self.actions, other.actions]),
+            torch.cat([self.advantages, other.advantages]),
+            torch.cat([self.returns, other.returns]),
+            torch.cat([self.values, other.values]),
+            torch.cat([self.behaviour_log_prob, other.behaviour_log_prob]),
+        )
+
+    def normalized(self) -> "Batch":
+        """
+        With advantages of mean 0 and standard deviation 1.
+
+        Advantages that are all equal say nothing about the actions: they become exactly 0, where dividing by their
+        spread would blow rounding noise up into a direction.
+        """
+        tiny = torch.finfo(self.advantages.dtype).tiny
+        # So that no square overflows.
+        relative = self.advantages / self.largest(self.advantages.abs()).clamp(min=tiny)
+        centred = relative - self.mean(relative)
+        deviation = self.deviation(centred)
+        if deviation <= ROUNDING:
+            return replace(self, advantages=torch.zeros_like(centred))
+        return replace(self, advantages=centred / deviation)

@@ -1,0 +1,133 @@
+"""How a policy is asked: the one place where a trust region meets SB3's policies."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector.utils import create_empty_array
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import Tensor
+
+from sb3_trpo_ext.common.distributions import family_actions, family_of, plain_distribution
+from sb3_trpo_ext.common.inputs import Inputs, each, finite
+from sb3_trpo_ext.common.network import PlainNetwork, actor_network, critic_network
+from sb3_trpo_ext.common.sampler import Sampler, sampler_of
+from sb3_trpo_ext.kernels.families import Family
+
+Layout = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+class Heads:
+    """
+    The two heads of an SB3 actor-critic policy: distributions over actions, and values.
+
+    A policy that is asked with more than observations (masks, memory) has a subclass of this and a kind of
+    :class:`~sb3_trpo_ext.common.inputs.Inputs` of its own. Nothing else of a trust region looks at either.
+
+    :param policy: an SB3 actor-critic policy without memory
+    """
+
+    def __init__(self, policy: ActorCriticPolicy):
+        self.policy = policy
+
+    # ------------------------------------------------------------------------------------------ inputs
+    def blank(self) -> Inputs:
+        """Two states of nothing but zeros, to trace the graph with."""
+        blank: Any = create_empty_array(self.policy.observation_space, n=2, fn=np.zeros)
+        return Inputs(self.policy.obs_to_tensor(blank)[0])
+
+    def present(self, observations: Any) -> Inputs:
+        """
+        The states that the environments are in now.
+
+        :param observations: as they come from the VecEnv
+        """
+        # A copy, as some environments write into their last observation.
+        return Inputs(each(torch.clone, obs_as_tensor(observations, self.policy.device)))
+
+    def recorded(self, buffer: RolloutBuffer, layout: Layout) -> Inputs:
+        """
+        The states of a rollout.
+
+        :param buffer: that holds it
+        :param layout: any of the buffer's arrays → the rows that are wanted, in their order
+        """
+        stored: Any = buffer.observations
+        rows: Any = {key: layout(part) for key, part in stored.items()} if isinstance(stored, dict) else layout(stored)
+        return Inputs(obs_as_tensor(rows, self.policy.device))
+
+    def actions(self, actions: Tensor) -> Tensor:
+        """
+        Actions in the space in which :class:`~sb3_trpo_ext.kernels.families.Family` measures them.
+
+        :param actions: as stored in the rollout buffer, shape (n, d)
+        :return: shape (n,) for one discrete choice, else (n, d)
+        """
+        return family_actions(self.policy, actions)
+
+    # ------------------------------------------------------------------------------------------ answers
+    def family(self, inputs: Inputs) -> Family:
+        """The distributions in n states, with their graph."""
+        return family_of(self.policy.get_distribution(inputs.observations))
+
+    def values(self, inputs: Inputs) -> Tensor:
+        """V of n states, with its graph, shape (n, 1)."""
+        return self.policy.predict_values(inputs.observations)
+
+    def evaluate(self, inputs: Inputs, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        What SB3's own loop stores besides the trajectory. States that are not finite count as 0.
+
+        :param inputs: of n states
+        :param actions: taken there, as SB3's ``evaluate_actions`` takes them
+        :return: V and log π(a|s), each with n numbers
+        """
+        values, log_prob, _ = self.policy.evaluate_actions(finite(inputs.observations), actions)
+        return values, log_prob
+
+    # ------------------------------------------------------------------------------------------ fast ways
+    def actor_network(self) -> PlainNetwork | None:
+        """The network from observations to distribution parameters, where it is a plain chain."""
+        return actor_network(self.policy)
+
+    def critic_network(self, trains_extractor: bool) -> PlainNetwork | None:
+        """
+        The network from observations to values, where it is a plain chain.
+
+        :param trains_extractor: whether the features extractor is the critic's own
+        """
+        return critic_network(self.policy, trains_extractor)
+
+    def family_of_output(self, output: Tensor, inputs: Inputs) -> Family:
+        """
+        The distributions, given the output of :meth:`actor_network`.
+
+        :param output: of its last layer, shape (n, k)
+        :param inputs: of the same n states
+        """
+        plain = plain_distribution(self.policy)
+        assert plain is not None  # or there would be no plain network
+        return plain.family(self.policy, output)
+
+    def sampler(self, network: PlainNetwork | None, n_envs: int, num_threads: int | None) -> Sampler:
+        """
+        Chooses actions during a rollout, exactly as the policy would. Valid until the parameters change.
+
+        :param network: from observations to distribution parameters, where that is a plain chain
+        :param n_envs: rows of observations
+        :param num_threads: of torch; None chooses
+        """
+        return sampler_of(self.policy, network, n_envs, num_threads)
+
+    def can_collect_fast(self, buffer: RolloutBuffer) -> bool:
+        """
+        Whether acting step by step and evaluating at the rollout's end gives what SB3's own loop would give.
+
+        :param buffer: False if it is not SB3's own
+        """
+        is_sb3s = type(self.policy).forward is ActorCriticPolicy.forward
+        return is_sb3s and type(buffer) in (RolloutBuffer, DictRolloutBuffer)

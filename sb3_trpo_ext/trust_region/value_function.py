@@ -1,0 +1,67 @@
+"""The part of an SB3 actor-critic policy that predicts returns."""
+
+import torch
+from torch import Tensor
+
+from sb3_trpo_ext.common.inputs import Inputs
+from sb3_trpo_ext.common.network import PlainNetwork
+from sb3_trpo_ext.kernels.chain import ChainLinearization, forward
+from sb3_trpo_ext.kernels.linearize import AutogradLinearization, Linearization
+from sb3_trpo_ext.trust_region.actor import Actor
+
+
+class ValueFunction:
+    """
+    The critic: the part of a policy that predicts returns, with its parameters w and the value V_w of each state.
+
+    w is what the actor does not use. ``policy.optimizer`` is replaced by one of the same kind over w.
+
+    :param actor: of a policy in evaluation mode
+    :param learning_rate: of the optimizer, to start with
+    :param fast: differentiate plain networks by hand; False for autograd always, with the same results
+    """
+
+    def __init__(self, actor: Actor, learning_rate: float, fast: bool = True):
+        self.heads, self.policy = actor.heads, actor.policy
+        policy = self.policy
+        self._all_parameters = actor.critic_parameters()
+        self._plain = self.heads.critic_network(trains_extractor=not actor.shared_parameters()) if fast else None
+        settings = dict(policy.optimizer_kwargs)
+        # The same arithmetic in one call instead of dozens, which on small networks is most of a step's time.
+        if policy.optimizer_class is torch.optim.Adam and not {"fused", "foreach", "capturable"} & settings.keys():
+            settings["fused"] = True
+        policy.optimizer = policy.optimizer_class(self._all_parameters, lr=learning_rate, **settings)  # type: ignore[call-arg]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters that are trained: all of w but what is frozen."""
+        return [parameter for parameter in self._all_parameters if parameter.requires_grad]
+
+    @property
+    def network(self) -> PlainNetwork | None:
+        """w → V as a chain that is differentiated by hand; None when autograd does it."""
+        plain = self._plain
+        if plain is None or list(map(id, plain.parameters)) != list(map(id, self.parameters)):
+            return None
+        return plain
+
+    @torch.no_grad()
+    def values(self, inputs: Inputs) -> Tensor:
+        """V of n states, shape (n, 1)."""
+        network = self.network
+        if network is None:
+            return self.heads.values(inputs)
+        return forward(network.layers, network.inputs(inputs))
+
+    def linearize(self, inputs: Inputs) -> Linearization:
+        """w → V of n states, shape (n, 1), and how it changes with w."""
+        network = self.network
+        if network is None:
+            return AutogradLinearization((self.heads.values(inputs),), self.parameters)
+        return ChainLinearization(network.layers, network.inputs(inputs))
+
+    def is_finite(self) -> bool:
+        """Whether w is, and what the optimizer remembers of its gradients."""
+        memory = [item for state in self.policy.optimizer.state.values() for item in state.values()]
+        tensors = [*self._all_parameters, *(item for item in memory if isinstance(item, Tensor))]
+        return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.acer import settings
-from sb3_trpo_ext.acer.batch import as_batch
+from sb3_trpo_ext.acer.batch import as_sequence_batch
 from sb3_trpo_ext.acer.buffer import SequenceReplayBuffer, Sequences
 from sb3_trpo_ext.acer.collection import (
     Collected,
@@ -26,8 +26,10 @@ from sb3_trpo_ext.acer.collection import (
     rollout_buffer_of,
     usable_normalizer,
 )
+from sb3_trpo_ext.acer.learner import Learner
 from sb3_trpo_ext.acer.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, frozen_copy
-from sb3_trpo_ext.acer.step import Learner, Update, Updates, acer_step, average_kl
+from sb3_trpo_ext.acer.step import acer_step, average_kl
+from sb3_trpo_ext.acer.updates import Update, Updates
 from sb3_trpo_ext.common.algorithm import Algorithm
 from sb3_trpo_ext.common.diagnostics import Logged
 from sb3_trpo_ext.common.network import PlainNetwork, actor_network
@@ -271,7 +273,7 @@ class ACER(Algorithm[Collected]):
 
     def _update(self, sequences: Sequences) -> Update:
         with torch_threads(self.num_threads, sequences.rewards.size, self._learner.n_parameters):
-            update = acer_step(self._learner, as_batch(sequences, self.policy), settings.step_settings(self))
+            update = acer_step(self._learner, as_sequence_batch(sequences, self.policy), settings.step_settings(self))
         if not update.applied:
             self._n_skipped_updates += 1
             warnings.warn(
@@ -286,7 +288,7 @@ class ACER(Algorithm[Collected]):
         if not self.trust_region:
             return None
         with torch_threads(self.num_threads, sequences.rewards.size, self._learner.n_parameters):
-            return average_kl(self._learner, as_batch(sequences, self.policy))
+            return average_kl(self._learner, as_sequence_batch(sequences, self.policy))
 
     def _draw_number_of_replays(self) -> int:
         if len(self.replay_buffer) < max(self.replay_start, 1):

@@ -9,9 +9,11 @@ import torch
 from gymnasium import spaces
 from torch.distributions import Normal
 
+from sb3_trpo_ext.acer.batch import as_sequence_batch
 from sb3_trpo_ext.acer.buffer import Sequences
 from sb3_trpo_ext.acer.losses import discrete_policy_gradient, project
-from sb3_trpo_ext.acer.step import acer_step, as_batch
+from sb3_trpo_ext.acer.settings import step_settings
+from sb3_trpo_ext.acer.step import acer_step
 from sb3_trpo_ext.common.collection import Timeout
 from sb3_trpo_ext.kernels.families import Categorical
 
@@ -129,7 +131,7 @@ def test_the_discrete_update_is_the_papers_gradient_step_by_step(model):
             loss = loss - (z * family.logits[0]).sum() + rules.q_coef * 0.5 * (target - q[action]) ** 2
     gradient = torch.autograd.grad(loss / (T * B), list(policy.parameters()))
     assert acted > 0
-    update = acer_step(made._learner, as_batch(sequences, policy), rules)
+    update = acer_step(made._learner, as_sequence_batch(sequences, policy), rules)
     assert update.applied and update.projected_share == pytest.approx(acted / (T * B))
     for old, parameter, direction in zip(before, policy.parameters(), gradient, strict=True):
         torch.testing.assert_close(parameter.detach(), old - direction, rtol=1e-4, atol=1e-5)
@@ -185,7 +187,7 @@ def test_the_box_update_is_the_papers_gradient_step_by_step(model):
     gradient = torch.autograd.grad(loss / (T * B), made._learner.parameters)
     assert 0 < corrected < T * B and 0 < projected < T * B
     torch.manual_seed(5)
-    update = acer_step(made._learner, as_batch(sequences, policy), rules)
+    update = acer_step(made._learner, as_sequence_batch(sequences, policy), rules)
     assert update.applied and update.projected_share == pytest.approx(projected / (T * B))
     directions = dict(zip(map(id, made._learner.parameters), gradient, strict=True))
     for old, parameter in zip(before, policy.parameters(), strict=True):
@@ -197,7 +199,7 @@ def test_the_box_update_is_the_papers_gradient_step_by_step(model):
 def test_projection_lowers_the_growth_of_the_divergence(action, model):
     made = model(action)
     rules = replace(step_settings(made), delta=0.01)
-    update = acer_step(made._learner, as_batch(off_policy_sequences(action), made.policy), rules)
+    update = acer_step(made._learner, as_sequence_batch(off_policy_sequences(action), made.policy), rules)
     assert update.projected_share > 0 and update.slope_after < update.slope_before
     assert update.slope_after <= 0.01 + 1e-5 and update.average_kl > 0
 
@@ -205,7 +207,7 @@ def test_projection_lowers_the_growth_of_the_divergence(action, model):
 @pytest.mark.parametrize("action", ACTIONS)
 def test_repeated_updates_fit_the_critic(action, model):
     made = model(action, learning_rate=3e-3, ent_coef=0.0)
-    batch = as_batch(off_policy_sequences(action), made.policy)
+    batch = as_sequence_batch(off_policy_sequences(action), made.policy)
     updates = [acer_step(made._learner, batch, step_settings(made)) for _ in range(400)]
     assert np.mean([u.critic_loss for u in updates[-20:]]) < 0.3 * np.mean([u.critic_loss for u in updates[:20]])
 
@@ -213,7 +215,7 @@ def test_repeated_updates_fit_the_critic(action, model):
 def test_a_fixed_std_takes_no_part(model):
     made = model("box", learn_std=False)
     width = made.policy.log_std.detach().clone()
-    acer_step(made._learner, as_batch(off_policy_sequences("box"), made.policy), step_settings(made))
+    acer_step(made._learner, as_sequence_batch(off_policy_sequences("box"), made.policy), step_settings(made))
     assert torch.equal(made.policy.log_std, width) and made.policy.log_std.grad is None
 
 

@@ -1,0 +1,43 @@
+"""What ACER trains: the policy and its running average."""
+
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from sb3_trpo_ext.acer.policies import MlpPolicy
+from sb3_trpo_ext.kernels.vector import count
+
+
+class Learner:
+    """
+    What is learned. Going through modules in search of their parameters would cost as much as a small network's
+    gradient, so they are looked for once.
+
+    :param policy: in evaluation mode; changed by its optimizer
+    :param average: the average policy, of the same structure, in evaluation mode
+    """
+
+    def __init__(self, policy: MlpPolicy, average: MlpPolicy):
+        self.policy, self.average = policy, average
+        self.parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        trained = zip(average.parameters(), policy.parameters(), strict=True)
+        self._averages = [mean.detach() for mean, parameter in trained if parameter.requires_grad]
+        self._present = [parameter.detach() for parameter in self.parameters]
+        self.n_parameters = count(self.parameters)
+
+    def descend(self, loss: Tensor, max_grad_norm: float, decay: float) -> Tensor:
+        """
+        One step of the optimizer, then θ_avg ← α θ_avg + (1 − α) θ. Nothing is changed if the gradient is not finite.
+
+        :param loss: with its graph
+        :param max_grad_norm: limit of the gradient's norm
+        :param decay: α, in [0, 1]
+        :return: the norm of the gradient before it was clipped
+        """
+        for parameter in self.parameters:
+            parameter.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.parameters, max_grad_norm, foreach=True)
+        if norm.isfinite():
+            self.policy.optimizer.step()
+            get_ema_multi_avg_fn(decay)(self._averages, self._present, None)  # type: ignore[no-untyped-call]
+        return norm

@@ -95,15 +95,15 @@ def _rows(array: Any) -> Any:
 def _observations(sequences: Sequences, policy: MlpPolicy) -> Observations:
     """All states of a batch in its order, as the policy takes them."""
 
-    def joined(array: Any, final: list[Any]) -> Any:
+    def extended(array: Any, final: list[Any]) -> Any:
         rows = _rows(array)
         return np.concatenate([rows, np.stack(final).astype(rows.dtype)]) if final else rows
 
     final = [timeout.observation for timeout in sequences.timeouts]
     arrays: Any = (
-        {key: joined(array, [last[key] for last in final]) for key, array in sequences.observations.items()}
+        {key: extended(array, [last[key] for last in final]) for key, array in sequences.observations.items()}
         if isinstance(sequences.observations, dict)
-        else joined(sequences.observations, final)
+        else extended(sequences.observations, final)
     )
     observations: Observations = obs_as_tensor(arrays, policy.device)
     return observations

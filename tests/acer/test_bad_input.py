@@ -10,9 +10,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_trpo_ext import ACER
-
-VECTOR = spaces.Box(-1, 1, (3,))
-DISCRETE, BOX = spaces.Discrete(3), spaces.Box(-1, 1, (2,))
+from tests.acer.cases import BOX, DISCRETE, VECTOR, logged
 
 WRONG = {
     "learning_rate": [-1.0, "fast", None, float("nan")],
@@ -81,13 +79,13 @@ def test_bad_data_skips_one_update_and_is_not_stored(action, kind, value, step, 
     with pytest.warns(UserWarning, match=rf"NaN or infinity in its .*{kind}"):
         model.learn(6, reset_num_timesteps=not rollout)
     assert bits(model.get_parameters()) == before
-    assert model._n_skipped_updates == 1 and model.logger.name_to_value["train/skipped_updates"] == 1
+    assert logged(model)["skipped_updates"] == 1
     model.learn(60, reset_num_timesteps=False)
     assert bits(model.get_parameters()) != before
     assert all(bool(torch.isfinite(p).all()) for p in [*model.policy.parameters(), *model.average_policy.parameters()])
     for slot in range(model.replay_buffer.n_stored):
         assert model.replay_buffer.get(np.array([slot])).not_finite() == []
-    assert model._n_replays > 0 and model._n_skipped_updates <= 2
+    assert logged(model)["n_replays"] > 0 and logged(model)["skipped_updates"] <= 2
 
 
 @pytest.mark.parametrize("action", [DISCRETE, BOX])
@@ -96,7 +94,7 @@ def test_a_gradient_that_overflows_is_not_applied(action, space_env, tiny, bits)
     before = bits(model.get_parameters())
     with pytest.warns(UserWarning, match="Gradient skipped: it is not finite"):
         model.learn(12)
-    assert bits(model.get_parameters()) == before and model._n_skipped_updates > 0
+    assert bits(model.get_parameters()) == before and logged(model)["skipped_updates"] > 0
 
 
 def test_loading_another_algorithms_file_is_said(space_env, tiny, tmp_path):

@@ -103,7 +103,8 @@ def test_each_environment_is_drawn_from_a_time_of_its_own_with_its_own_time_limi
 
 def test_images_stay_bytes_and_memory_is_known():
     buffer = make_buffer("image")
-    assert buffer._arrays["observations/"].dtype == np.uint8
+    buffer.add(make_sequences(IMAGE, ACTIONS["discrete"], 0))
+    assert buffer.get(np.zeros(B, int)).observations.dtype == np.uint8
     per_slot = B * ((T + 1) * 36 + T * (8 + 4 + 4 * 4 + 1))
     assert buffer.n_bytes == 5 * per_slot
 
@@ -243,3 +244,11 @@ def test_a_file_whose_parts_do_not_fit_is_refused_and_nothing_changes(damage, tm
 def test_a_missing_file_is_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         make_buffer().load(tmp_path / "none.npz")
+
+
+def test_sequences_name_what_is_not_finite():
+    good = Sequences(np.zeros((3, 1, 2)), np.zeros((2, 1)), np.zeros((2, 1)), np.zeros((2, 1, 2)), np.zeros((2, 1)))
+    assert good.not_finite() == []
+    good.rewards[1] = np.nan
+    good.observations[2] = np.inf
+    assert sorted(good.not_finite()) == ["observations", "rewards"]

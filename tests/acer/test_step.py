@@ -6,42 +6,35 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from torch.distributions import Normal
 
 from sb3_trpo_ext.acer.batch import as_sequence_batch
 from sb3_trpo_ext.acer.buffer import Sequences
+from sb3_trpo_ext.acer.learner import Learner
 from sb3_trpo_ext.acer.losses import discrete_policy_gradient, project
-from sb3_trpo_ext.acer.settings import step_settings
-from sb3_trpo_ext.acer.step import acer_step
+from sb3_trpo_ext.acer.step import Settings, acer_step
 from sb3_trpo_ext.common.collection import Timeout
 from sb3_trpo_ext.kernels.families import Categorical
+from tests.acer.cases import BOX, DISCRETE, VECTOR
 
-VECTOR = spaces.Box(-1, 1, (3,))
-ACTIONS = {"discrete": spaces.Discrete(3), "box": spaces.Box(-1, 1, (2,))}
+ACTIONS = {"discrete": DISCRETE, "box": BOX}
 T, B = 4, 2
-KEYS = {
-    "importance_weight_mean",
-    "importance_weight_max",
-    "importance_weight_truncated",
-    "average_policy_kl_before",
-    "average_policy_kl_after",
-    "kl_slope_before_projection",
-    "kl_slope_after_projection",
-    "projected_share",
-    "q_retrace_mean",
-    "entropy",
-    "critic_loss",
-    "gradient_norm",
-    "replay_size",
-    "n_replays",
-    "skipped_updates",
-    "n_updates",
-    "learning_rate",
-}
+SETTINGS = Settings(
+    gamma=0.99,
+    clip=5.0,
+    correct_bias=True,
+    delta=1.0,
+    decay=0.99,
+    ent_coef=0.01,
+    q_coef=0.5,
+    max_grad_norm=10.0,
+    n_action_samples=5,
+    learn_std=False,
+)
 
 
-def off_policy_sequences(action, seed=0, cuts=()):
+def sequences_of(action, seed=0, cuts=()):
+    """Of another policy than the model's. Of the ends at ``cuts``, the first is a time limit."""
     rng = np.random.default_rng(seed)
     discrete = action == "discrete"
     dones = np.zeros((T, B), bool)
@@ -56,6 +49,11 @@ def off_policy_sequences(action, seed=0, cuts=()):
         dones,
         tuple(Timeout(t, b, final) for t, b in cuts[:1]),
     )
+
+
+# The first end is a time limit, the second a terminal state.
+ENDS = {"within": ((1, 0), (2, 1)), "at the last step": ((T - 1, 0), (T - 1, 1))}
+each_end = pytest.mark.parametrize("cuts", ENDS.values(), ids=ENDS.keys())
 
 
 @pytest.fixture
@@ -76,19 +74,22 @@ def test_the_divergence_before_and_after_the_updates_of_an_iteration(space_env, 
     for _ in range(3):
         before = deepcopy((model.average_policy, model.policy))
         model.learn(6, reset_num_timesteps=False)
-        states = torch.as_tensor(model.rollout_buffer.collected.seen.observations[:-1].reshape(-1, 3))
+        newest = np.array([model.replay_buffer.n_stored - 1])
+        states = torch.as_tensor(model.replay_buffer.get(newest).observations[:-1].reshape(-1, 3))
         for name, (average, policy) in (("before", before), ("after", (model.average_policy, model.policy))):
             expected = float(average.family(states).kl(policy.family(states)).mean().detach())
             logged = model.logger.name_to_value[f"train/average_policy_kl_{name}"]
             assert logged == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
-def test_the_discrete_update_is_the_papers_gradient_step_by_step(model):
+@each_end
+def test_the_discrete_update_is_the_papers_gradient_step_by_step(cuts, model):
     """Everything from the definition, one transition at a time, against one SGD step."""
     settings = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
-    made = model("discrete", policy_kwargs=settings, learning_rate=1.0, max_grad_norm=1e9)
-    policy, average, rules = made.policy, made.average_policy, replace(step_settings(made), delta=0.0, clip=1.0)
-    sequences = off_policy_sequences("discrete", cuts=((1, 0), (2, 1)))  # a time limit, and a terminal state
+    made = model("discrete", policy_kwargs=settings, learning_rate=1.0)
+    policy, average = made.policy, made.average_policy
+    rules = replace(SETTINGS, delta=0.0, clip=1.0, max_grad_norm=1e9)
+    sequences = sequences_of("discrete", cuts=cuts)
     before = [p.detach().clone() for p in policy.parameters()]
 
     def at(observation):
@@ -131,19 +132,21 @@ def test_the_discrete_update_is_the_papers_gradient_step_by_step(model):
             loss = loss - (z * family.logits[0]).sum() + rules.q_coef * 0.5 * (target - q[action]) ** 2
     gradient = torch.autograd.grad(loss / (T * B), list(policy.parameters()))
     assert acted > 0
-    update = acer_step(made._learner, as_sequence_batch(sequences, policy), rules)
+    update = acer_step(Learner(policy, average), as_sequence_batch(sequences, policy), rules)
     assert update.applied and update.projected_share == pytest.approx(acted / (T * B))
     for old, parameter, direction in zip(before, policy.parameters(), gradient, strict=True):
         torch.testing.assert_close(parameter.detach(), old - direction, rtol=1e-4, atol=1e-5)
 
 
-def test_the_box_update_is_the_papers_gradient_step_by_step(model):
+@each_end
+def test_the_box_update_is_the_papers_gradient_step_by_step(cuts, model):
     """Algorithm 3 from the definition, one transition at a time, against one SGD step."""
     settings = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}, "log_std_init": 0.0}
-    made = model("box", policy_kwargs=settings, learning_rate=0.0, max_grad_norm=1e9)
+    made = model("box", policy_kwargs=settings, learning_rate=0.0)
     made.policy.optimizer.param_groups[0]["lr"] = 1.0
-    policy, average, rules = made.policy, made.average_policy, replace(step_settings(made), delta=0.0, clip=2.0)
-    sequences = off_policy_sequences("box", cuts=((1, 0), (2, 1)))  # a time limit, and a terminal state
+    policy, average = made.policy, made.average_policy
+    rules = replace(SETTINGS, delta=0.0, clip=2.0, max_grad_norm=1e9)
+    sequences = sequences_of("box", cuts=cuts)
     before = [p.detach().clone() for p in policy.parameters()]
 
     def at(observation):
@@ -184,12 +187,13 @@ def test_the_box_update_is_the_papers_gradient_step_by_step(model):
             value_target = (min(1.0, rho) * (ret - q) + value).detach()
             critic = 0.5 * (ret - q) ** 2 + 0.5 * (value_target - value) ** 2
             loss = loss + rules.q_coef * critic - z @ pi.mean
-    gradient = torch.autograd.grad(loss / (T * B), made._learner.parameters)
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    gradient = torch.autograd.grad(loss / (T * B), trained)
     assert 0 < corrected < T * B and 0 < projected < T * B
     torch.manual_seed(5)
-    update = acer_step(made._learner, as_sequence_batch(sequences, policy), rules)
+    update = acer_step(Learner(policy, average), as_sequence_batch(sequences, policy), rules)
     assert update.applied and update.projected_share == pytest.approx(projected / (T * B))
-    directions = dict(zip(map(id, made._learner.parameters), gradient, strict=True))
+    directions = dict(zip(map(id, trained), gradient, strict=True))
     for old, parameter in zip(before, policy.parameters(), strict=True):
         expected = old - directions.get(id(parameter), torch.zeros(()))
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-5)
@@ -198,8 +202,8 @@ def test_the_box_update_is_the_papers_gradient_step_by_step(model):
 @pytest.mark.parametrize("action", ACTIONS)
 def test_projection_lowers_the_growth_of_the_divergence(action, model):
     made = model(action)
-    rules = replace(step_settings(made), delta=0.01)
-    update = acer_step(made._learner, as_sequence_batch(off_policy_sequences(action), made.policy), rules)
+    learner, batch = Learner(made.policy, made.average_policy), as_sequence_batch(sequences_of(action), made.policy)
+    update = acer_step(learner, batch, replace(SETTINGS, delta=0.01))
     assert update.projected_share > 0 and update.slope_after < update.slope_before
     assert update.slope_after <= 0.01 + 1e-5 and update.average_kl > 0
 
@@ -207,25 +211,14 @@ def test_projection_lowers_the_growth_of_the_divergence(action, model):
 @pytest.mark.parametrize("action", ACTIONS)
 def test_repeated_updates_fit_the_critic(action, model):
     made = model(action, learning_rate=3e-3, ent_coef=0.0)
-    batch = as_sequence_batch(off_policy_sequences(action), made.policy)
-    updates = [acer_step(made._learner, batch, step_settings(made)) for _ in range(400)]
+    learner, batch = Learner(made.policy, made.average_policy), as_sequence_batch(sequences_of(action), made.policy)
+    updates = [acer_step(learner, batch, replace(SETTINGS, ent_coef=0.0)) for _ in range(400)]
     assert np.mean([u.critic_loss for u in updates[-20:]]) < 0.3 * np.mean([u.critic_loss for u in updates[:20]])
 
 
 def test_a_fixed_std_takes_no_part(model):
     made = model("box", learn_std=False)
     width = made.policy.log_std.detach().clone()
-    acer_step(made._learner, as_sequence_batch(off_policy_sequences("box"), made.policy), step_settings(made))
+    learner, batch = Learner(made.policy, made.average_policy), as_sequence_batch(sequences_of("box"), made.policy)
+    acer_step(learner, batch, SETTINGS)
     assert torch.equal(made.policy.log_std, width) and made.policy.log_std.grad is None
-
-
-@pytest.mark.parametrize("action", ACTIONS)
-@pytest.mark.parametrize("trust_region", [True, False])
-def test_every_figure_is_logged(action, trust_region, space_env, tiny):
-    model = tiny(space_env(VECTOR, ACTIONS[action]), trust_region=trust_region).learn(60)
-    logged = {k.removeprefix("train/") for k in model.logger.name_to_value if k.startswith("train/")}
-    region = {key for key in KEYS if "kl" in key or "projected" in key}
-    assert logged == (KEYS if trust_region else KEYS - region)
-    values = {k.removeprefix("train/"): v for k, v in model.logger.name_to_value.items()}
-    assert values["n_updates"] == 10 and values["replay_size"] == 60 and values["n_replays"] == model._n_replays > 0
-    assert 0 <= values["importance_weight_truncated"] <= 1 <= values["importance_weight_max"] + 1e-6

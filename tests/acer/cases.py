@@ -1,0 +1,30 @@
+"""What ACER's tests share: spaces, and environments of them."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_trpo_ext import ACER
+
+VECTOR = spaces.Box(-1, 1, (3,))
+IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+DISCRETE, BOX = spaces.Discrete(3), spaces.Box(-1, 1, (2,))
+ACTIONS = {"discrete": DISCRETE, "box": BOX, "box_matrix": spaces.Box(-2, 1, (2, 2))}
+
+
+def environments(kind: type[gym.Env[Any, Any]], action: spaces.Space[Any], n: int = 2, **settings: Any) -> VecEnv:
+    """
+    :param kind: called with the spaces of observations and actions, and ``settings``
+    :param action: space of the actions; observations are vectors
+    :param n: how many
+    """
+    return DummyVecEnv([lambda: kind(VECTOR, action, **settings) for _ in range(n)])
+
+
+def logged(model: ACER) -> dict[str, Any]:
+    """What the last update logged, by names without their ``train/``."""
+    values = model.logger.name_to_value
+    return {key.removeprefix("train/"): value for key, value in values.items() if key.startswith("train/")}

@@ -7,8 +7,9 @@ Peak memory of one side, in a process of its own::
 import resource
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,6 +44,11 @@ class PeakMemory:
     def ratio_beyond_imports(self) -> float:
         """The same of what is taken on top of the imports."""
         return (self.ours - self.imports) / (self.contrib - self.imports)
+
+    def document(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        ratios = {"ratio": round(self.ratio, 3), "ratio_beyond_imports": round(self.ratio_beyond_imports, 3)}
+        return {**asdict(self), **ratios}
 
 
 def peak_memory(name: str) -> PeakMemory:

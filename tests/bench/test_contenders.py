@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from sb3_trpo_ext.bench.cases import CASES, MEMORY, QUICK, Case, RandomEnv, UpdateCase, by_name
+from sb3_trpo_ext.bench.cases import Case, RandomEnv, UpdateCase
 from sb3_trpo_ext.bench.contenders import (
     Contender,
     Span,
@@ -114,18 +114,3 @@ def test_the_stopwatch_changes_nothing_but_notes_the_time():
 
 def test_the_floor_is_measured():
     assert environment_seconds(environment(TINY), 10) > 0
-
-
-def test_names_are_unique_and_found():
-    names = [case.name for case in CASES]
-    assert len(set(names)) == len(names)
-    assert len({case.name for case in QUICK}) == len(QUICK)
-    assert set(MEMORY) <= set(names)
-    assert by_name("update/64-64/2048").samples == 2048
-
-
-def test_all_rollouts_divide_into_environments_and_minibatches():
-    for case in (*CASES, *QUICK):
-        arguments = case.arguments
-        assert arguments["n_steps"] * getattr(case, "n_envs", 1) == case.samples
-        assert case.samples % arguments["batch_size"] == 0

@@ -1,0 +1,21 @@
+"""What a figure carries, and what it must not."""
+
+import pytest
+
+from sb3_trpo_ext.bench import provenance
+
+
+def test_a_busy_machine_is_warned_about():
+    with pytest.warns(UserWarning, match=r"load average is 1\.5"):
+        provenance.warn_if_busy(1.5)
+
+
+def test_an_idle_machine_is_not_warned_about(recwarn):
+    provenance.warn_if_busy(0.1)
+    provenance.warn_if_busy(None)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("out", [["--out", "/home/somebody/results"], ["--out=/home/somebody/results"]])
+def test_the_command_names_no_folder(out):
+    assert provenance.command_line(["speed", *out, "--quick"]) == "python -m sb3_trpo_ext.bench speed --quick"

@@ -19,13 +19,10 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_trpo_ext.bench.results import Run, read
+from sb3_trpo_ext.bench.algorithms import ALGOS
+from sb3_trpo_ext.bench.results import NEWEST, Run, read
 from sb3_trpo_ext.bench.suites import SUITES, Task, short
-from sb3_trpo_ext.zoo.registration import ALGORITHMS
 
-OURS = tuple(ALGORITHMS)
-ALGOS = (*OURS, "trpo", "ppo", "a2c")
-NEWEST = Path("logs/learn")
 POLL = 0.5  # seconds between looks at the running processes
 PATIENCE = 10.0  # seconds that an interrupted run has to end by itself
 TRACEBACK_LINES = 25

@@ -12,6 +12,7 @@ from typing import Any
 from sb3_trpo_ext.bench.suites import Task
 
 Document = dict[str, Any]
+NEWEST = Path("logs/learn")  # where results go, and are read from, unless another folder is given
 
 
 @dataclass(frozen=True)

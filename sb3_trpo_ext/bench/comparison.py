@@ -1,0 +1,100 @@
+"""Results that are compared: ordered by task and label, and scaled so that tasks can be averaged."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sb3_trpo_ext.bench.algorithms import ALGOS, BASELINE
+from sb3_trpo_ext.bench.results import Result
+from sb3_trpo_ext.bench.statistics import Estimate, probability_of_improvement
+from sb3_trpo_ext.bench.suites import SCALE, SUITES, Task, normalised
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    Results in the order of reports: tasks are rows of their tables, labels are columns.
+
+    :param results: all of them
+    :param labels: in the order of the columns
+    :param tasks: in the order of the rows
+    :param baseline: label with which the others are compared
+    """
+
+    results: tuple[Result, ...]
+    labels: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    baseline: str
+
+    @classmethod
+    def of(cls, results: Iterable[Result], baseline: str = BASELINE) -> "Comparison":
+        """
+        :param results: of at least one run
+        :param baseline: label with which the others are compared, if it is among them
+        """
+        results = tuple(results)
+        known = [task for suite in SUITES.values() for task in suite]
+        order = {task: i for i, task in reversed(list(enumerate(known)))}
+        labels = sorted({one.run.label for one in results}, key=lambda label: (_rank(label), label))
+        tasks = sorted({one.run.task for one in results}, key=lambda task: (order.get(task, len(order)), task))
+        return cls(results, tuple(labels), tuple(tasks), baseline)
+
+    def runs(self, label: str, task: Task) -> list[Result]:
+        """
+        :param label: of a column
+        :param task: of a row
+        :return: one for each seed; may be empty
+        """
+        return [one for one in self.results if (one.run.label, one.run.task) == (label, task)]
+
+    def finals(self, label: str, task: Task) -> list[float]:
+        """The returns at the end of training, one for each seed."""
+        return [one.final for one in self.runs(label, task)]
+
+    def shared(self, *labels: str) -> tuple[Task, ...]:
+        """
+        :param labels: every one by default
+        :return: tasks that all of them have runs of, and that have a scale: what can be averaged
+        """
+        return tuple(
+            task
+            for task in self.tasks
+            if task.environment in SCALE and all(self.runs(label, task) for label in labels or self.labels)
+        )
+
+    def scores(self, label: str, tasks: Iterable[Task] | None = None) -> list[list[float]]:
+        """
+        :param label: of a column
+        :param tasks: with a scale; the shared ones by default
+        :return: tasks; of each the label's returns on the tasks' common scale
+        """
+        chosen = self.shared() if tasks is None else tasks
+        return [[normalised(task.environment, one) for one in self.finals(label, task)] for task in chosen]
+
+
+def _rank(label: str) -> int:
+    """Ours, then what we compare with, then variants."""
+    return ALGOS.index(label) if label in ALGOS else len(ALGOS)
+
+
+def improvements(comparison: Comparison) -> dict[tuple[str, Task | None], Estimate]:
+    """
+    Probability of improvement over the baseline.
+
+    :param comparison: of labels
+    :return: label and task → estimate; the task None for all that both have
+    """
+    found: dict[tuple[str, Task | None], Estimate] = {}
+    for label in comparison.labels:
+        both = [
+            task
+            for task in comparison.tasks
+            if comparison.runs(label, task) and comparison.runs(comparison.baseline, task)
+        ]
+        if label == comparison.baseline or not both:
+            continue
+        ours = [comparison.finals(label, task) for task in both]
+        theirs = [comparison.finals(comparison.baseline, task) for task in both]
+        for task, x, y in zip(both, ours, theirs, strict=True):
+            found[label, task] = probability_of_improvement([x], [y])
+        found[label, None] = probability_of_improvement(ours, theirs)
+    return found

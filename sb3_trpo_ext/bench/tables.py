@@ -1,0 +1,150 @@
+"""The tables of a report: tasks beside algorithms, one table for each thing that is compared."""
+
+from collections.abc import Callable, Sequence
+
+from sb3_trpo_ext.bench.algorithms import shown
+from sb3_trpo_ext.bench.comparison import Comparison, improvements
+from sb3_trpo_ext.bench.formatting import NOTHING, Table, bracketed, figure, grid, spread
+from sb3_trpo_ext.bench.results import Result
+from sb3_trpo_ext.bench.statistics import interquartile_mean
+from sb3_trpo_ext.bench.suites import SCALE, Task
+from sb3_trpo_ext.bench.variants import variant_table
+
+MOST_COLUMNS = 8  # labels side by side; more are rows
+Cell = Callable[[str, Task], str]
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """
+    :param comparison: of at least one label
+    :return: all that there is something to write in
+    """
+    found = [
+        return_table(comparison),
+        interquartile_table(comparison),
+        evaluation_table(comparison),
+        improvement_table(comparison),
+        variant_table(comparison),
+        speed_table(comparison),
+    ]
+    return [one for one in found if one is not None]
+
+
+def return_table(comparison: Comparison) -> Table:
+    """
+    :param comparison: of at least one label
+    """
+    return Table(
+        "Return at the end of training",
+        "Mean ± standard deviation over seeds of the last 100 training episodes' mean return, un-normalised.",
+        by_task(comparison, lambda label, task: spread(comparison.finals(label, task))),
+    )
+
+
+def interquartile_table(comparison: Comparison) -> Table:
+    """
+    :param comparison: of at least one label
+    """
+
+    def cell(label: str, task: Task) -> str:
+        finals = comparison.finals(label, task)
+        return bracketed(interquartile_mean([finals])) if finals else NOTHING
+
+    overall = None
+    if comparison.shared():
+        overall = {label: bracketed(interquartile_mean(comparison.scores(label))) for label in comparison.labels}
+    return Table(
+        "Interquartile mean",
+        "Of the same returns, with 95 % stratified bootstrap interval. All tasks together: each return scaled so "
+        "that 0 is random actions and 1 a good return, over the tasks that all of them have. A single seed has no "
+        "interval.",
+        by_task(comparison, cell, overall),
+    )
+
+
+def evaluation_table(comparison: Comparison) -> Table:
+    """
+    :param comparison: of at least one label
+    """
+
+    def cell(label: str, task: Task) -> str:
+        return spread([one.evaluated for one in comparison.runs(label, task) if one.evaluation])
+
+    return Table(
+        "Deterministic policy",
+        "Mean ± standard deviation over seeds of the mean return of 20 episodes after training, with the "
+        "normalisation frozen.",
+        by_task(comparison, cell),
+    )
+
+
+def improvement_table(comparison: Comparison) -> Table | None:
+    """
+    :param comparison: of labels
+    :return: None without the baseline or something to compare with it
+    """
+    estimates = improvements(comparison)
+    if not estimates:
+        return None
+    labels = [label for label in comparison.labels if any(one == label for one, _ in estimates)]
+
+    def cell(label: str, task: Task | None) -> str:
+        return bracketed(estimates[label, task]) if (label, task) in estimates else NOTHING
+
+    return Table(
+        f"Probability of improvement over {shown(comparison.baseline)}",
+        "That a run ends with a higher return than a run of the baseline on the same task, with 95 % stratified "
+        "bootstrap interval; none where all resamples agree, as they do when few runs all end above few others.",
+        by_task(comparison, cell, {label: cell(label, None) for label in labels}, labels),
+    )
+
+
+def speed_table(comparison: Comparison) -> Table:
+    """
+    :param comparison: of at least one label
+    """
+
+    def cell(label: str, task: Task) -> str:
+        results = [one for one in comparison.runs(label, task) if one.is_timed]
+        if not results:
+            return NOTHING
+        minutes = sum(one.minutes for one in results) / len(results)
+        return f"{figure(gained_per_minute(results))} ({figure(minutes)} min)"
+
+    return Table(
+        "Return per minute of wall time",
+        "Return gained over random actions per minute of training, and the minutes, means over the seeds whose "
+        "time was taken. Times of runs that shared the machine with others are not comparable with those of runs "
+        "that had it alone.",
+        by_task(comparison, cell),
+    )
+
+
+def gained_per_minute(results: Sequence[Result]) -> float:
+    """
+    Return gained over random actions, per minute of wall time. Gained, because a return may be negative.
+
+    :param results: of the seeds of one task, with times
+    """
+    environment = results[0].run.environment
+    if environment not in SCALE:
+        return float("nan")
+    return sum((one.final - SCALE[environment][0]) / one.minutes for one in results) / len(results)
+
+
+def by_task(comparison: Comparison, cell: Cell, last: dict[str, str] | None = None, labels: Sequence[str] = ()) -> str:
+    """
+    Tasks are rows and labels columns; the other way round when there are too many labels for that.
+
+    :param comparison: of labels and tasks
+    :param cell: (label, task) → text
+    :param last: label → text over all tasks
+    :param labels: all of the comparison's by default
+    :return: Markdown
+    """
+    labels = labels or comparison.labels
+    rows = [[str(task), *(cell(label, task) for label in labels)] for task in comparison.tasks]
+    if last is not None:
+        rows.append(["**all**", *(last[label] for label in labels)])
+    rows = [["task", *(shown(label) for label in labels)], *rows]
+    return grid(rows if len(labels) <= MOST_COLUMNS else [list(column) for column in zip(*rows, strict=True)])

@@ -14,7 +14,8 @@ from pathlib import Path
 from sb3_trpo_ext.bench.algorithms import OURS
 from sb3_trpo_ext.bench.comparison import Comparison
 from sb3_trpo_ext.bench.formatting import bracketed, figure
-from sb3_trpo_ext.bench.learn import add_execution_arguments, execute, parameters
+from sb3_trpo_ext.bench.learn import add_execution_arguments, execute
+from sb3_trpo_ext.bench.plan import parameters
 from sb3_trpo_ext.bench.provenance import commit
 from sb3_trpo_ext.bench.results import Result, read, read_all
 from sb3_trpo_ext.bench.statistics import Estimate, interquartile_mean, mean_of_interquartile_means

@@ -1,11 +1,14 @@
-"""Results of runs that never took place, for tests of statistics, reports and verdicts."""
+"""Runs that never took place: their results for reports and verdicts, and a stand-in for training."""
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from sb3_trpo_ext.bench import jobs
 from sb3_trpo_ext.bench.results import Run, write
 
 DOCUMENT = {
@@ -13,6 +16,21 @@ DOCUMENT = {
     "versions": {"python": "3.11", "torch": "2.8"},
     "machine": {"cpu": "a processor", "cores": 2, "system": "Linux"},
 }
+# Stands in for training: seed 1 fails, seed 2 takes too long, seed 3 is killed; the others write a result.
+STAND_IN = """
+import json, os, signal, sys, time
+run, path, progress = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+open(progress, "w").write('{"steps": 1, "return": null}')
+print("seed", run["seed"], flush=True)
+if run["seed"] == 1:
+    raise RuntimeError("no luck")
+if run["seed"] == 2:
+    time.sleep(60)
+if run["seed"] == 3:
+    os.kill(os.getpid(), signal.SIGKILL)
+curve = {"steps": [5, 10], "returns": [1.0, 2.0], "seconds": [0.5, 1.0]}
+json.dump({"run": run, "curve": curve, "evaluation": [3.0]}, open(path, "w"))
+"""
 
 
 def store(out: Path, label: str, environment: str, timesteps: int, finals: list[float], **fields) -> list[Run]:
@@ -80,3 +98,33 @@ def row():
         return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
     return cells
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Start the stand-in instead of training; returns the seeds that were started."""
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    seeds = []
+    popen = subprocess.Popen
+
+    def start(command, **options):
+        if "sb3_trpo_ext.bench.run" not in command:
+            return popen(command, **options)
+        seeds.append(json.loads(command[3])["seed"])
+        return popen([sys.executable, str(script), *command[3:]], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(jobs, "POLL", 0.05)
+    return seeds
+
+
+@pytest.fixture
+def runs():
+    """Runs of some seeds."""
+
+    def of(*seeds, **fields):
+        settings = {"algo": "trpo_ext", "environment": "CartPole-v1", "timesteps": 10, "label": "trpo_ext", **fields}
+        return [Run(seed=seed, **settings) for seed in seeds]
+
+    return of

@@ -68,30 +68,30 @@ def _ratios(axes: Axes, results: list[Document], cases: list[str]) -> None:
     axes.axvline(GOAL, color="#999999", linewidth=1, linestyle="--")
     axes.set_yticks(range(len(cases)), cases)
     axes.set_ylim(len(cases) - 0.4, -0.6)
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.set_xlim(min(low, 0.9), max(high, 1.1 * GOAL))
-    axes.set_xticks([tick for tick in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 50, 100) if low <= tick <= max(high, GOAL)])
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _ratio_scale(axes)
     axes.grid(axis="y", color="#eeeeee")
     axes.set_axisbelow(True)
     axes.set_xlabel(f"times as fast as sb3-contrib (median and range; dashed: {GOAL:.0f})")
     axes.legend(loc="lower left", bbox_to_anchor=(0.15, 1.0), ncols=4, frameon=False, borderaxespad=0.1)
 
 
+def _ratio_scale(axes: Axes) -> None:
+    """Logarithmic, with 1 and the goal always in sight."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.9), max(high, 1.1 * GOAL))
+    axes.set_xticks([tick for tick in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 50, 100) if low <= tick <= max(high, GOAL)])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _costs(axes: Axes, results: list[Document]) -> None:
     """Time of the policy update against samples, a line for each network, side and variant."""
-    lines: dict[tuple[str, str], list[tuple[int, Document]]] = {}
-    for one in results:
-        _, network, _, *variant = one["case"].split("/")
-        lines.setdefault((network, variant[0] if variant else ""), []).append(
-            (one["samples"], one["parts"]["policy update"])
-        )
+    lines = _updates_by_network(results)
     styles = dict(zip(dict.fromkeys(network for network, _ in lines), ("-", "--", ":"), strict=False))
-    for (network, variant), points in lines.items():
-        samples = [n for n, _ in sorted(points, key=lambda point: point[0])]
-        summaries = [summary for _, summary in sorted(points, key=lambda point: point[0])]
+    for (network, variant), updates in lines.items():
+        samples = [one["samples"] for one in updates]
+        summaries = [one["parts"]["policy update"] for one in updates]
         style = styles.get(network, "-")
         if not variant:
             axes.plot(
@@ -114,6 +114,15 @@ def _costs(axes: Axes, results: list[Document]) -> None:
     axes.set_xlabel("samples in the rollout")
     axes.set_ylabel("policy update without critic, ms")
     axes.legend(frameon=False, fontsize=8)
+
+
+def _updates_by_network(results: list[Document]) -> dict[tuple[str, str], list[Document]]:
+    """Network and variant → results, the smallest rollout first. Without a variant its name is empty."""
+    lines: dict[tuple[str, str], list[Document]] = {}
+    for one in results:
+        _, network, _, *variant = one["case"].split("/")
+        lines.setdefault((network, variant[0] if variant else ""), []).append(one)
+    return {name: sorted(updates, key=lambda one: int(one["samples"])) for name, updates in lines.items()}
 
 
 def _caption(document: Document) -> str:

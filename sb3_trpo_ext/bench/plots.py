@@ -23,6 +23,8 @@ COLUMNS = 3  # of panels
 MOST_IN_PANEL = 8  # labels for which a legend has room in the panel, and intervals do not hide each other
 APART: dict[str, Any] = {"frameon": False, "fontsize": 7, "loc": "outside right upper"}  # where a longer one goes
 THRESHOLDS = 101
+# Any, because the type that matplotlib wants lists every setting that it has.
+STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 DPI = 120
 Curves = Mapping[str, Mapping[str, Sequence[Result]]]
 
@@ -84,26 +86,18 @@ def return_against_time(curves: Curves, baseline: str, path: Path) -> None:
 
 
 def _panels(curves: Curves, baseline: str, path: Path, xlabel: str, against_time: bool) -> None:
+    """A panel for each task; the legend in the panels, or apart if there are many labels."""
     columns = min(COLUMNS, len(curves))
     rows = math.ceil(len(curves) / columns)
     labels = list(dict.fromkeys(label for panel in curves.values() for label in panel))
-    colour, style = colours(labels), line_styles(labels)
-    legend_apart = len(labels) > MOST_IN_PANEL
+    many = len(labels) > MOST_IN_PANEL
     drawn: dict[str, Line2D] = {}
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        size = (3.6 * columns + (2.2 if legend_apart else 0.4), max(2.9 * rows + 0.5, 0.2 * len(labels)))
+    with matplotlib.rc_context(STYLE):
+        size = (3.6 * columns + (2.2 if many else 0.4), max(2.9 * rows + 0.5, 0.2 * len(labels)))
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
         for panel, (task, lines) in zip(axes.flat, curves.items(), strict=False):
-            for label, results in lines.items():
-                steps, returns, minutes = on_grid(results)
-                x = minutes.mean(axis=0) if against_time else steps
-                middle, low, high = bootstrap_curve(returns, iqm)
-                named = f"{label} ({len(results)})"
-                width = 3.5 if legend_apart and label == baseline else 1.4
-                (drawn[label],) = panel.plot(x, middle, style[label], color=colour[label], label=named, linewidth=width)
-                if not legend_apart:
-                    panel.fill_between(x, low, high, color=colour[label], alpha=0.18, linewidth=0)
+            drawn |= _curves(panel, lines, labels, baseline, against_time)
             panel.set_title(task, loc="left", fontweight="bold")
             panel.set_xlabel(xlabel)
             if not against_time:
@@ -111,15 +105,34 @@ def _panels(curves: Curves, baseline: str, path: Path, xlabel: str, against_time
             panel.set_xlim(left=0)
             panel.grid(color="#eeeeee")
             panel.set_axisbelow(True)
-            if not legend_apart:
+            if not many:
                 panel.legend(frameon=False, fontsize=7)
         for panel in axes.flat[len(curves) :]:
             panel.set_visible(False)
         for row in axes:
             row[0].set_ylabel("return, last 100 episodes")
-        if legend_apart:
+        if many:
             figure.legend(drawn.values(), drawn.keys(), **APART)
         figure.savefig(path, dpi=DPI)
+
+
+def _curves(
+    panel: Axes, lines: Mapping[str, Sequence[Result]], labels: Sequence[str], baseline: str, against_time: bool
+) -> dict[str, Line2D]:
+    """A line for each label of a task, with its interval unless there are many: label → line."""
+    colour, style = colours(labels), line_styles(labels)
+    many = len(labels) > MOST_IN_PANEL
+    drawn = {}
+    for label, results in lines.items():
+        steps, returns, minutes = on_grid(results)
+        x = minutes.mean(axis=0) if against_time else steps
+        middle, low, high = bootstrap_curve(returns, iqm)
+        named = f"{label} ({len(results)})"
+        width = 3.5 if many and label == baseline else 1.4
+        (drawn[label],) = panel.plot(x, middle, style[label], color=colour[label], label=named, linewidth=width)
+        if not many:
+            panel.fill_between(x, low, high, color=colour[label], alpha=0.18, linewidth=0)
+    return drawn
 
 
 def profile(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
@@ -134,7 +147,7 @@ def profile(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None
     margin = 0.03 * (high - low)
     thresholds = np.linspace(low - margin, high + margin, THRESHOLDS)
     colour = colours(list(scores))
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6, 3.6), layout="constrained")
         axes: Axes = figure.subplots()
         for label, tasks in scores.items():
@@ -161,7 +174,7 @@ def improvement(estimates: Mapping[tuple[str, str], Estimate], baseline: str, pa
     labels = list(dict.fromkeys(label for label, _ in estimates))
     tasks = list(dict.fromkeys(task for _, task in estimates))
     colour = colours(labels)
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6, 1.1 + 0.22 * len(tasks) * (1 + len(labels))), layout="constrained")
         axes: Axes = figure.subplots()
         for i, label in enumerate(labels):

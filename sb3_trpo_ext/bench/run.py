@@ -16,7 +16,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, un
 
 from sb3_trpo_ext.bench.provenance import provenance
 from sb3_trpo_ext.bench.results import Document, Run, write
+
+if TYPE_CHECKING:
+    from rl_zoo3.exp_manager import ExperimentManager
 
 POINTS = 50  # of a learning curve
 EPISODES = 20  # of the final evaluation
@@ -75,6 +78,19 @@ class Curve(BaseCallback):
             self.points.append((self.num_timesteps, round(mean, 3), round(time.perf_counter() - self.started, 2)))
         write(self.progress, {"steps": self.num_timesteps, "return": None if math.isnan(mean) else mean})
 
+    def finish(self) -> None:
+        """
+        Add the last point.
+
+        :raises RuntimeError: when training ended early, or without a single episode
+        """
+        # RL Zoo takes an interruption for the end of training.
+        if self.model.num_timesteps < self.run.timesteps:
+            raise RuntimeError(f"Training ended at step {self.model.num_timesteps} of {self.run.timesteps}")
+        self.read()
+        if not self.points:
+            raise RuntimeError(f"No episode ended within {self.run.timesteps} steps: give more --timesteps")
+
 
 def train(run: Run, progress: Path) -> Document:
     """
@@ -85,21 +101,9 @@ def train(run: Run, progress: Path) -> Document:
     :return: ready for JSON
     :raises RuntimeError: when training ended early, or without a single episode
     """
-    # Importing it here, after the arguments were read: it takes seconds.
-    from rl_zoo3.exp_manager import ExperimentManager
-
-    from sb3_trpo_ext.zoo import register
-
-    register()
     origin = provenance(run.command())
-    torch.set_num_threads(1)
-    set_random_seed(run.seed)
     with tempfile.TemporaryDirectory() as folder:
-        manager = ExperimentManager(
-            argparse.Namespace(), run.algo, run.environment, folder, n_timesteps=run.timesteps, eval_freq=-1,
-            hyperparams=dict(run.params), seed=run.seed, log_interval=-2, verbose=1, device="cpu",
-            config=no_settings(run, Path(folder)) if run.defaults else None,
-        )  # fmt: skip
+        manager = experiment(run, Path(folder))
         setup = manager.setup_experiment()
         assert setup is not None  # only a hyperparameter search has none
         model, settings = setup
@@ -108,12 +112,7 @@ def train(run: Run, progress: Path) -> Document:
         processor = time.process_time()
         manager.learn(model)
         processor = time.process_time() - processor
-        # RL Zoo takes an interruption for the end of training.
-        if model.num_timesteps < run.timesteps:
-            raise RuntimeError(f"Training ended at step {model.num_timesteps} of {run.timesteps}")
-        curve.read()
-        if not curve.points:
-            raise RuntimeError(f"No episode ended within {run.timesteps} steps: give more --timesteps")
+        curve.finish()
         environment = manager.create_envs(1, eval_env=True, no_log=True)
         evaluation = evaluate(model, environment, run.seed + EVALUATION_SEED)
     steps, returns, seconds = zip(*curve.points, strict=True)
@@ -127,6 +126,28 @@ def train(run: Run, progress: Path) -> Document:
         "all_settings": constructor_settings(model),
         **origin,
     }
+
+
+def experiment(run: Run, folder: Path) -> "ExperimentManager":
+    """
+    RL Zoo's experiment, with one torch thread and the run's seed.
+
+    :param run: to train
+    :param folder: for what RL Zoo writes
+    """
+    # Importing it here, after the arguments were read: it takes seconds.
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    from sb3_trpo_ext.zoo import register
+
+    register()
+    torch.set_num_threads(1)
+    set_random_seed(run.seed)
+    return ExperimentManager(
+        argparse.Namespace(), run.algo, run.environment, str(folder), n_timesteps=run.timesteps, eval_freq=-1,
+        hyperparams=dict(run.params), seed=run.seed, log_interval=-2, verbose=1, device="cpu",
+        config=no_settings(run, folder) if run.defaults else None,
+    )  # fmt: skip
 
 
 def no_settings(run: Run, folder: Path) -> str:

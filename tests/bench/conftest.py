@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,16 @@ def stand_in(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", start)
     monkeypatch.setattr(jobs, "POLL", 0.05)
     return seeds
+
+
+@pytest.fixture
+def signals_of_a_terminal():
+    """Ctrl-C and ``kill`` work, also where the tests are a background job of a script, which ignores Ctrl-C."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from sb3_trpo_ext.bench.run import constructor_settings
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interruption_ends_what_runs_and_keeps_what_is_finished(tmp_path, stand_in, runs, number, monkeypatch, capsys):
+@pytest.mark.usefixtures("signals_of_a_terminal", "stand_in")
+def test_interruption_ends_what_runs_and_keeps_what_is_finished(tmp_path, runs, number, monkeypatch, capsys):
     started = []
     start = jobs.start
     monkeypatch.setattr(jobs, "start", lambda run, out: started.append(start(run, out)) or started[-1])

@@ -1,6 +1,6 @@
 """
-The command: what it writes and prints, and how it ends. One test puts a stand-in in the place of training, others train
-CartPole for real.
+The command: what it writes and prints, and how it ends. Some tests put a stand-in in the place of training. The others
+train CartPole for real, and those that train for long are marked slow.
 """
 
 import argparse
@@ -42,16 +42,37 @@ def test_interruption_ends_what_runs_and_keeps_what_is_finished(tmp_path, runs, 
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def really_train(out, *options):
+def really_train(out, *options, timesteps="2e3"):
     """The command, run for real on CartPole; returns what it prints."""
     command = ["-m", "sb3_trpo_ext.bench", "learn", "--envs", "CartPole-v1", "--algos", "trpo_ext", "--seeds", "7"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [sys.executable, *command, "--timesteps", "2e3", *options, "--out", str(out)],
+        [sys.executable, *command, "--timesteps", timesteps, *options, "--out", str(out)],
         env=environment, text=True, capture_output=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+def test_a_short_run_is_trained_evaluated_and_written(tmp_path):
+    printed = really_train(tmp_path, "--params", "target_kl:0.03", "--label", "short", timesteps="200")
+    assert "1 run, 0 finished earlier\n[1/1]" in printed and "short CartPole-v1 200 seed 7: return" in printed
+    assert printed.endswith(f"All is in {tmp_path}. Next: python -m sb3_trpo_ext.bench report --results {tmp_path}\n")
+    assert [path.name for path in (tmp_path / "short").iterdir()] == ["CartPole-v1_200_7.json"]
+    result = read(tmp_path / "short/CartPole-v1_200_7.json")
+    assert result.run == Run("trpo_ext", "CartPole-v1", 200, 7, "short", {"target_kl": 0.03})
+    # The shipped settings have rollouts of 512 steps.
+    assert result.steps[-1] == result.document["all_settings"]["n_steps"] == 512
+    assert result.document["all_settings"]["target_kl"] == 0.03 and len(result.evaluation) == 20
+
+
+def test_the_same_command_again_starts_nothing(tmp_path, stand_in, capsys):
+    command = ["learn", "--envs", "CartPole-v1", "--timesteps", "10", "--algos", "trpo_ext", "--seeds", "0", "4"]
+    main([*command, "--out", str(tmp_path)])
+    assert "2 runs, 0 finished earlier\n[1/2]" in capsys.readouterr().out
+    main([*command, "--out", str(tmp_path)])
+    assert "2 runs, 2 finished earlier\nAll is in" in capsys.readouterr().out
+    assert stand_in == [0, 4]
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +82,7 @@ def trained(tmp_path_factory):
     return out, really_train(out, "--params", "target_kl:0.03", "normalize:True", "--label", "wide")
 
 
+@pytest.mark.slow
 def test_a_run_writes_all_that_it_must(trained):
     out, printed = trained
     assert "[1/1]" in printed and "wide CartPole-v1 2k seed 7: return" in printed
@@ -82,6 +104,7 @@ def test_a_run_writes_all_that_it_must(trained):
     assert document["command"] == result.run.command()
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing(trained):
     out, _ = trained
     before = (out / "wide/CartPole-v1_2000_7.json").stat().st_mtime_ns
@@ -91,6 +114,7 @@ def test_the_same_command_again_trains_nothing(trained):
     assert (out / "wide/CartPole-v1_2000_7.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_defaults_are_those_of_the_constructor(tmp_path):
     really_train(tmp_path, "--defaults", "--params", "n_envs:2", "normalize:True", "--label", "plain")
     result = read(tmp_path / "plain/CartPole-v1_2000_7.json")

@@ -77,7 +77,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
         "memory": [one.document() for one in memory],
         "skipped": skipped,
     }
-    write(document, options.out)
+    write_figures(document, options.out)
 
 
 def select(cases: list[Case | UpdateCase], wanted: list[str] | None) -> list[Case | UpdateCase]:
@@ -147,7 +147,7 @@ def show_memory(memory: PeakMemory) -> None:
     )
 
 
-def write(document: dict[str, Any], out: Path) -> None:
+def write_figures(document: dict[str, Any], out: Path) -> None:
     """
     Write the figures and their chart. The last line that is printed has the ratios alone, as JSON.
 

@@ -19,3 +19,11 @@ def test_an_idle_machine_is_not_warned_about(recwarn):
 @pytest.mark.parametrize("out", [["--out", "/home/somebody/results"], ["--out=/home/somebody/results"]])
 def test_the_command_names_no_folder(out):
     assert provenance.command_line(["speed", *out, "--quick"]) == "python -m sb3_trpo_ext.bench speed --quick"
+
+
+def test_code_versions_machine_and_load_are_told():
+    document = provenance.provenance("the command")
+    assert document["command"] == "the command"
+    assert document.keys() == {"command", "commit", "versions", "machine", "load_average"}
+    assert {"python", "torch", "sb3-contrib", "stable-baselines3"} <= document["versions"].keys()
+    assert document["machine"]["cores"] >= 1 and document["machine"]["cpu"]

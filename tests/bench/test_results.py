@@ -1,10 +1,11 @@
-"""Files of finished runs: what is none is refused."""
+"""Runs and the files of their results: where they lie, what is read, what is refused."""
 
 import json
 
 import pytest
 
 from sb3_trpo_ext.bench.__main__ import main
+from sb3_trpo_ext.bench.results import Run, read, read_all, write
 
 
 def test_a_run_in_two_folders(tmp_path, stored):
@@ -29,3 +30,37 @@ def test_a_file_that_is_no_result(tmp_path):
     (tmp_path / "trpo/x.json").write_text("{}")
     with pytest.raises(SystemExit, match=r"x\.json is no result"):
         main(["report", "--results", str(tmp_path)])
+
+
+def test_what_is_written_is_read(tmp_path, stored):
+    (run,) = stored(tmp_path, "trpo_ext", "CartPole-v1", 1000, [8.0])
+    result = read(run.path(tmp_path))
+    assert (result.run, result.steps, result.returns) == (run, (500, 1000), (4.0, 8.0))
+    assert (result.final, result.evaluated, result.minutes, result.is_timed) == (8.0, 9.0, 1.0, True)
+    assert result.origin is None and result.document["commit"] == "0123456789ab"
+
+
+def test_a_file_has_a_line_for_each_key_and_nothing_else_is_left(tmp_path):
+    write(tmp_path / "new/x.json", {"a": [1, 2], "b": None})
+    assert (tmp_path / "new/x.json").read_text() == '{\n"a": [1, 2],\n"b": null\n}\n'
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.json"]
+
+
+def test_results_come_in_order_of_label_task_and_seed(tmp_path, stored):
+    for label in ("trpo", "ppo"):
+        stored(tmp_path, label, "CartPole-v1", 1000, [1.0] * 11)
+    found = [(one.run.label, one.run.seed) for one in read_all([tmp_path])]
+    assert found == [(label, seed) for label in ("ppo", "trpo") for seed in range(11)]
+
+
+def test_the_command_of_a_run_and_its_file(tmp_path):
+    run = Run("trpo_ext", "ALE/Pong-v5", 1000, 3, "wide", {"policy_kwargs": "dict(a=1)"}, defaults=True)
+    assert run.path(tmp_path) == tmp_path / "wide/ALE-Pong-v5_1000_3.json"
+    assert run.command() == (
+        "python -m sb3_trpo_ext.bench learn --algos trpo_ext --envs ALE/Pong-v5 --timesteps 1000 --seeds 3 --defaults "
+        "--params 'policy_kwargs:dict(a=1)' --label wide"
+    )
+    plain = Run("ppo", "CartPole-v1", 1000, 3, "ppo")
+    assert plain.command([0, 1], ["ppo", "a2c"]) == (
+        "python -m sb3_trpo_ext.bench learn --algos ppo a2c --envs CartPole-v1 --timesteps 1000 --seeds 0 1"
+    )

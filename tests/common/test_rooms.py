@@ -1,4 +1,4 @@
-"""Imports go strictly downward: kernels ← common ← trust_region ← algorithms ← zoo, bench; nothing optional is needed."""
+"""Imports go strictly downward: kernels ← common ← trust_region ← algorithms ← zoo, bench; nothing optional."""
 
 import ast
 import sys

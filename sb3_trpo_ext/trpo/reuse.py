@@ -76,15 +76,19 @@ class EarlierRollouts:
         :param gae_lambda: λ, in [0, 1]
         :param count: how many rollouts are kept for the updates to come
         """
-        log_prob = actor.family(newest.inputs).log_prob(actor.family_actions(newest.actions))
-        batch = replace(newest.batch(), behaviour_log_prob=log_prob)
-        if self._kept:
-            batch = batch.followed_by(self.corrected(actor, critic, gamma, gae_lambda))
-        self.add(newest, log_prob, count)
-        return batch
+        earlier = [one.rollout for one in self._kept]
+        inputs = reduce(Inputs.followed_by, (one.inputs for one in earlier), newest.inputs)
+        actions = torch.cat([newest.actions, *(one.actions for one in earlier)])
+        policy = actor.linearize(inputs)  # once, for the correction and for the step
+        log_prob = policy.family.log_prob(actor.family_actions(actions))
+        batch = replace(newest.batch(), behaviour_log_prob=log_prob[: newest.size])
+        if earlier:
+            batch = batch.followed_by(self.corrected(log_prob[newest.size :], critic, gamma, gae_lambda))
+        self.add(newest, log_prob[: newest.size], count)
+        return replace(batch, policy=policy)
 
     @torch.no_grad()
-    def corrected(self, actor: Actor, critic: ValueFunction, gamma: float, gae_lambda: float) -> Batch:
+    def corrected(self, log_prob: Tensor, critic: ValueFunction, gamma: float, gae_lambda: float) -> Batch:
         """
         All their samples, as the present policy π and critic V see them. With δ_t = r_t + γ V(s_{t+1}) − V(s_t) and
         w_t = min(1, π(a_t|s_t) / μ(a_t|s_t)), the advantage is
@@ -93,7 +97,7 @@ class EarlierRollouts:
 
         the critic's target V(s_t) + w_t Â_t. Where π = μ this is GAE.
 
-        :param actor: of π
+        :param log_prob: log π(a|s) of all their samples
         :param critic: of V
         :param gamma: discount γ, in [0, 1]
         :param gae_lambda: λ, in [0, 1]
@@ -108,7 +112,6 @@ class EarlierRollouts:
         rewards = torch.cat([one.rewards for one in rollouts], dim=1)
         ends = torch.cat([one.ends for one in self._kept], dim=1)
 
-        log_prob = actor.family(inputs).log_prob(actor.family_actions(actions))
         weights = (log_prob - behaviour_log_prob).exp().clamp(max=1)  # w
         values = critic.values(inputs).flatten()
         last_values = critic.values(reduce(Inputs.followed_by, (one.last_inputs for one in self._kept))).flatten()

@@ -45,6 +45,15 @@ def make_rollout(model, T, E, seed, likelier):
     return Rollout(Inputs(observations), actions, nothing, nothing, nothing, rewards, ends, last), log_prob
 
 
+def corrected(model, earlier):
+    """All earlier samples, as the model's policy and critic see them now."""
+    log_prob = [
+        model.actor.family(one.rollout.inputs).log_prob(model.actor.family_actions(one.rollout.actions))
+        for one in earlier._kept
+    ]
+    return earlier.corrected(torch.cat(log_prob), model.value_function, GAMMA, LAMBDA)
+
+
 def by_definition(model, rollout, behaviour_log_prob):
     """Advantages and targets from sums over paths: V-trace with traces λ min(1, ρ)."""
     T, E = rollout.rewards.shape
@@ -77,7 +86,7 @@ def test_correction_equals_the_definition(likelier, space_env, tiny):
     rollouts = [make_rollout(model, 6, 3, seed, likelier) for seed in range(3)]
     for one, log_prob in rollouts:
         earlier.add(one, log_prob, 2)
-    batch = earlier.corrected(model.actor, model.value_function, GAMMA, LAMBDA)
+    batch = corrected(model, earlier)
     expected = [by_definition(model, *one) for one in rollouts[1:]]  # the oldest is forgotten
     torch.testing.assert_close(batch.advantages, torch.cat([one[0] for one in expected]), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(batch.returns, torch.cat([one[1] for one in expected]), rtol=1e-4, atol=1e-5)
@@ -149,7 +158,7 @@ def test_every_kth_sample_keeps_who_acted(space_env, tiny):
     model = tiny(space_env(VECTOR, BOX))
     earlier = EarlierRollouts()
     earlier.add(*make_rollout(model, 6, 3, 0, 1.0), 1)
-    batch = earlier.corrected(model.actor, model.value_function, GAMMA, LAMBDA)
+    batch = corrected(model, earlier)
     thinned = batch.every(4)
     assert torch.equal(thinned.inputs.observations, batch.inputs.observations[::4])
     for part in ("actions", "advantages", "returns", "values", "behaviour_log_prob"):
@@ -210,6 +219,20 @@ def test_earlier_rollouts_are_forgotten_when_training_starts_anew(space_env, tin
     assert len(model._earlier) == 1, "another environment may have other rewards"
 
 
+def test_the_actor_is_asked_once_for_correction_and_step(space_env, tiny, monkeypatch):
+    model = tiny(space_env(VECTOR, BOX), rollouts_per_update=3).learn(32)
+    asked, linearize = [], model.actor.linearize
+
+    def watch(inputs):
+        asked.append(len(inputs))
+        return linearize(inputs)
+
+    monkeypatch.setattr(model.actor, "linearize", watch)
+    model.learn(16, reset_num_timesteps=False)
+    trials = int(model.logger.name_to_value["train/line_search_trials"])
+    assert asked == [48] and trials >= 1
+
+
 def test_number_of_rollouts_may_change(space_env, tiny):
     model = tiny(space_env(VECTOR, BOX)).learn(32)
     assert len(model._earlier) == 0
@@ -233,9 +256,9 @@ def test_earlier_rollouts_are_read_with_the_threads_of_an_update(space_env, tiny
 
     def watch(*arguments):
         seen.append(torch.get_num_threads())
-        return corrected(*arguments)
+        return correct(*arguments)
 
-    corrected = EarlierRollouts.corrected
+    correct = EarlierRollouts.corrected
     monkeypatch.setattr(EarlierRollouts, "corrected", watch)
     torch.set_num_threads(2)
     try:
@@ -268,7 +291,7 @@ def test_spoilt_rollout_is_not_kept(space_env, tiny):
     with pytest.warns(UserWarning, match="skipped"):
         model.learn(64)
     assert model._n_skipped_updates == 1 and len(model._earlier) == 3
-    batch = model._earlier.corrected(model.actor, model.value_function, GAMMA, LAMBDA)
+    batch = corrected(model, model._earlier)
     for part in (batch.inputs.observations, batch.actions, batch.advantages, batch.returns, batch.behaviour_log_prob):
         assert bool(part.isfinite().all())
 
@@ -276,4 +299,4 @@ def test_spoilt_rollout_is_not_kept(space_env, tiny):
 def test_no_earlier_rollout_is_an_error(space_env, tiny):
     model = tiny(space_env(VECTOR, BOX))
     with pytest.raises(ValueError, match="no earlier rollout"):
-        model._earlier.corrected(model.actor, model.value_function, GAMMA, LAMBDA)
+        model._earlier.corrected(torch.zeros(0), model.value_function, GAMMA, LAMBDA)

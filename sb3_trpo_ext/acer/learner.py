@@ -24,13 +24,13 @@ class Learner:
         self._present = [parameter.detach() for parameter in self.parameters]
         self.n_parameters = count(self.parameters)
 
-    def descend(self, loss: Tensor, max_grad_norm: float, decay: float) -> Tensor:
+    def descend(self, loss: Tensor, max_grad_norm: float, average_policy_decay: float) -> Tensor:
         """
         One step of the optimizer, then θ_avg ← α θ_avg + (1 − α) θ. Nothing is changed if the gradient is not finite.
 
         :param loss: with its graph
         :param max_grad_norm: limit of the gradient's norm
-        :param decay: α, in [0, 1]
+        :param average_policy_decay: α, in [0, 1]
         :return: the norm of the gradient before it was clipped
         """
         for parameter in self.parameters:
@@ -39,5 +39,5 @@ class Learner:
         norm = nn.utils.clip_grad_norm_(self.parameters, max_grad_norm, foreach=True)
         if norm.isfinite():
             self.policy.optimizer.step()
-            get_ema_multi_avg_fn(decay)(self._averages, self._present, None)  # type: ignore[no-untyped-call]
+            get_ema_multi_avg_fn(average_policy_decay)(self._averages, self._present, None)  # type: ignore[no-untyped-call]
         return norm

@@ -32,8 +32,8 @@ def discrete_policy_gradient(
     actions: Tensor,
     targets: Tensor,
     q_values: Tensor,
-    clip: float,
-    correct_bias: bool = True,
+    importance_clip: float,
+    bias_correction: bool = True,
 ) -> Tensor:
     """
     Truncated importance weighting with bias correction (equation 9):
@@ -45,19 +45,19 @@ def discrete_policy_gradient(
     :param actions: a, drawn from μ, shape (n,)
     :param targets: Q^ret of (x, a), shape (n,)
     :param q_values: Q(x, ·), shape (n, k)
-    :param clip: c ≥ 0; ∞ for plain importance weighting, 0 for the expectation under the critic
-    :param correct_bias: False leaves out the second term
+    :param importance_clip: c ≥ 0; ∞ for plain importance weighting, 0 for the expectation under the critic
+    :param bias_correction: False leaves out the second term
     :return: ĝ, shape (n, k)
     """
     chosen = actions.long().unsqueeze(1)
     p = policy.logits.softmax(dim=1)
     values = (p * q_values).sum(dim=1, keepdim=True)
-    if correct_bias and math.isfinite(clip):
+    if bias_correction and math.isfinite(importance_clip):
         # [1 − c/ρ(b)]₊ π(b) = [π(b) − c μ(b)]₊, which needs no division.
-        weights = (p - clip * behaviour.logits.softmax(dim=1)).clamp(min=0) * (q_values - values)
+        weights = (p - importance_clip * behaviour.logits.softmax(dim=1)).clamp(min=0) * (q_values - values)
     else:
         weights = torch.zeros_like(p)
-    truncated = importance_weights(policy, behaviour, actions).clamp(max=clip).unsqueeze(1)
+    truncated = importance_weights(policy, behaviour, actions).clamp(max=importance_clip).unsqueeze(1)
     weights = weights.scatter_add(1, chosen, truncated * (targets.unsqueeze(1) - values))
     return weighted_score(policy, weights)[0]
 
@@ -69,8 +69,8 @@ def gaussian_policy_gradient(
     advantages: Tensor,
     own_actions: Tensor,
     own_advantages: Tensor,
-    clip: float,
-    correct_bias: bool = True,
+    importance_clip: float,
+    bias_correction: bool = True,
 ) -> Tensor:
     """
     As :func:`discrete_policy_gradient`, with one action a' ~ π in the place of the sum (equation 13):
@@ -83,16 +83,18 @@ def gaussian_policy_gradient(
     :param advantages: Q^opc(x, a) − V(x), shape (n,)
     :param own_actions: a', drawn from π, shape (n, d)
     :param own_advantages: Q̃(x, a') − V(x), shape (n,)
-    :param clip: c ≥ 0; ∞ for plain importance weighting
-    :param correct_bias: False leaves out the second term
+    :param importance_clip: c ≥ 0; ∞ for plain importance weighting
+    :param bias_correction: False leaves out the second term
     :return: ĝ in the means and standard deviations, shape (n, 2d)
     """
-    truncated = importance_weights(policy, behaviour, actions).clamp(max=clip) * advantages
+    truncated = importance_weights(policy, behaviour, actions).clamp(max=importance_clip) * advantages
     gradient = truncated.unsqueeze(1) * torch.cat(score(policy, actions), dim=1)
-    if correct_bias and math.isfinite(clip):
+    if bias_correction and math.isfinite(importance_clip):
         inverse = (behaviour.log_prob(own_actions) - policy.log_prob(own_actions)).exp()
         # Beyond 1 / c the weight is 0 in any case; the clamp keeps 0 · ∞ out.
-        weights = (1 - clip * inverse.clamp(max=torch.finfo(inverse.dtype).max)).clamp(min=0) * own_advantages
+        weights = (1 - importance_clip * inverse.clamp(max=torch.finfo(inverse.dtype).max)).clamp(
+            min=0
+        ) * own_advantages
         gradient = gradient + weights.unsqueeze(1) * torch.cat(score(policy, own_actions), dim=1)
     return gradient
 
@@ -108,7 +110,7 @@ def slope(direction: Tensor, kl_gradient: Tensor) -> Tensor:
     return (direction * kl_gradient).sum(dim=1)
 
 
-def project(gradient: Tensor, kl_gradient: Tensor, delta: float) -> Tensor:
+def project(gradient: Tensor, kl_gradient: Tensor, trust_region_delta: float) -> Tensor:
     """
     The direction nearest to ĝ along which the linearized KL to the average policy grows by at most δ (equation 12):
 
@@ -116,11 +118,11 @@ def project(gradient: Tensor, kl_gradient: Tensor, delta: float) -> Tensor:
 
     :param gradient: ĝ, an ascent direction, shape (n, m)
     :param kl_gradient: k = ∇_φ KL(π_avg ‖ π), shape (n, m)
-    :param delta: δ ≥ 0
+    :param trust_region_delta: δ ≥ 0
     :return: z*, shape (n, m)
     """
     norms = kl_gradient.square().sum(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
-    excess = (slope(gradient, kl_gradient) - delta).clamp(min=0) / norms
+    excess = (slope(gradient, kl_gradient) - trust_region_delta).clamp(min=0) / norms
     return gradient - excess.unsqueeze(1) * kl_gradient
 
 

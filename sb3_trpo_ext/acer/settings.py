@@ -88,10 +88,10 @@ def step_settings(model: "ACER") -> Settings:
         clip = 10.0 if isinstance(model.action_space, spaces.Discrete) else 5.0
     return Settings(
         gamma=model.gamma,
-        clip=float(clip),
-        correct_bias=model.bias_correction,
-        delta=model.trust_region_delta if model.trust_region else None,
-        decay=model.average_policy_decay,
+        importance_clip=float(clip),
+        bias_correction=model.bias_correction,
+        trust_region_delta=model.trust_region_delta if model.trust_region else None,
+        average_policy_decay=model.average_policy_decay,
         ent_coef=model.ent_coef,
         q_coef=model.q_coef,
         max_grad_norm=model.max_grad_norm,

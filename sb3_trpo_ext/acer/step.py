@@ -37,10 +37,10 @@ from sb3_trpo_ext.kernels.retrace import retrace, uncorrected
 class Settings:
     """
     :param gamma: discount
-    :param clip: c, the limit of the importance weights
-    :param correct_bias: whether what the limit cuts off is made up for by the critic
-    :param delta: δ, the limit of the trust region; None for no trust region
-    :param decay: α of the average policy
+    :param importance_clip: c, the limit of the importance weights
+    :param bias_correction: whether what the limit cuts off is made up for by the critic
+    :param trust_region_delta: δ, the limit of the trust region; None for no trust region
+    :param average_policy_decay: α of the average policy
     :param ent_coef: weight of the entropy
     :param q_coef: weight of the critic's loss
     :param max_grad_norm: limit of the gradient's norm
@@ -49,10 +49,10 @@ class Settings:
     """
 
     gamma: float
-    clip: float
-    correct_bias: bool
-    delta: float | None
-    decay: float
+    importance_clip: float
+    bias_correction: bool
+    trust_region_delta: float | None
+    average_policy_decay: float
     ent_coef: float
     q_coef: float
     max_grad_norm: float
@@ -75,16 +75,16 @@ class Estimates(NamedTuple):
     weights: Tensor
     targets: Tensor
 
-    def figures(self, clip: float) -> dict[str, Tensor]:
+    def figures(self, importance_clip: float) -> dict[str, Tensor]:
         """
         What :class:`Update` says about them.
 
-        :param clip: c, the limit of the importance weights
+        :param importance_clip: c, the limit of the importance weights
         """
         return {
             "weight_mean": self.weights.mean(),
             "weight_max": self.weights.max(),
-            "truncated_share": (self.weights > clip).float().mean(),
+            "truncated_share": (self.weights > importance_clip).float().mean(),
             "target_mean": self.targets.mean(),
             "critic_loss": self.critic_loss.detach(),
         }
@@ -117,9 +117,9 @@ def acer_step(learner: Learner, batch: SequenceBatch, settings: Settings) -> Upd
     # φ carries z* back to θ: the gradient of this inner product in θ is (∂φ/∂θ)ᵀ z*.
     ascent = (direction * _moving(now.family.statistics, settings)).sum() / batch.size
     loss = settings.q_coef * estimates.critic_loss - ascent
-    norm = learner.descend(loss, settings.max_grad_norm, settings.decay)
+    norm = learner.descend(loss, settings.max_grad_norm, settings.average_policy_decay)
 
-    figures = estimates.figures(settings.clip) | about_region | {"entropy": entropy, "gradient_norm": norm}
+    figures = estimates.figures(settings.importance_clip) | about_region | {"entropy": entropy, "gradient_norm": norm}
     numbers = torch.stack(list(figures.values())).tolist()  # all at once: each would be a wait for the device
     return Update(applied=bool(norm.isfinite()), **dict(zip(figures, numbers, strict=True)))
 
@@ -147,7 +147,7 @@ def _algorithm_2(now: Evaluation, batch: SequenceBatch, bootstraps: Tensor, sett
         q, v, traces = (batch.over_time(rows) for rows in (q_taken, values, weights.clamp(max=1)))
         targets = retrace(batch.rewards, q, v, traces, batch.dones, bootstraps, settings.gamma).view(-1)
         gradient = discrete_policy_gradient(
-            family, behaviour, actions, targets, q_values, settings.clip, settings.correct_bias
+            family, behaviour, actions, targets, q_values, settings.importance_clip, settings.bias_correction
         )
     return Estimates(gradient, q_loss(q_taken, targets), weights, targets)
 
@@ -171,7 +171,14 @@ def _algorithm_3(
         targets = retrace(batch.rewards, q, v, traces, batch.dones, bootstraps, settings.gamma).view(-1)
         opc = uncorrected(batch.rewards, q, v, batch.dones, bootstraps, settings.gamma).view(-1)
         gradient = gaussian_policy_gradient(
-            family, behaviour, actions, opc - values, drawn[-1], q_own - values, settings.clip, settings.correct_bias
+            family,
+            behaviour,
+            actions,
+            opc - values,
+            drawn[-1],
+            q_own - values,
+            settings.importance_clip,
+            settings.bias_correction,
         )
     gradient = gradient if settings.learn_std else gradient[:, :d]
     return Estimates(gradient, duelling_loss(q_taken, values, targets, weights), weights, targets)
@@ -181,19 +188,19 @@ def _within_trust_region(
     average: MlpPolicy, family: ActionFamily, batch: SequenceBatch, gradient: Tensor, settings: Settings
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """z*, and what :class:`Update` says about it."""
-    if settings.delta is None:
+    if settings.trust_region_delta is None:
         unknown = gradient.new_tensor(float("nan"))
         figures = dict.fromkeys(("average_kl", "slope_before", "slope_after"), unknown)
         return gradient, figures | {"projected_share": torch.zeros_like(unknown)}
     centre: Any = average.family(batch.states)
     k = _moving(kl_gradient(family, centre), settings)
-    direction = project(gradient, k, settings.delta)
+    direction = project(gradient, k, settings.trust_region_delta)
     before = slope(gradient, k)
     return direction, {
         "average_kl": centre.kl(family).mean(),
         "slope_before": before.mean(),
         "slope_after": slope(direction, k).mean(),
-        "projected_share": (before > settings.delta).float().mean(),
+        "projected_share": (before > settings.trust_region_delta).float().mean(),
     }
 
 

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from sb3_trpo_ext.acer.batch import as_sequence_batch
 from sb3_trpo_ext.acer.buffer import Sequences
-from sb3_trpo_ext.common.rollout import Timeout
+from sb3_trpo_ext.common.collection import Timeout
 from sb3_trpo_ext.kernels.families import Categorical, Gaussian
 
 T, B = 4, 3

@@ -35,7 +35,7 @@ def linear_loss(learner, size):
 def test_the_step_is_the_gradient_clipped_to_its_limit(size, limit, learner):
     before = snapshot(learner.parameters)
     loss, directions = linear_loss(learner, size)
-    norm = learner.descend(loss, max_grad_norm=limit, decay=0.9)
+    norm = learner.descend(loss, max_grad_norm=limit, average_policy_decay=0.9)
     assert float(norm) == pytest.approx(size, rel=1e-5), "that before it was clipped"
     for old, new, direction in zip(before, learner.parameters, directions, strict=True):
         torch.testing.assert_close(new.detach(), old - min(1, limit / size) * direction, rtol=1e-4, atol=1e-5)

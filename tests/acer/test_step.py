@@ -21,10 +21,10 @@ ACTIONS = {"discrete": DISCRETE, "box": BOX}
 T, B = 4, 2
 SETTINGS = Settings(
     gamma=0.99,
-    clip=5.0,
-    correct_bias=True,
-    delta=1.0,
-    decay=0.99,
+    importance_clip=5.0,
+    bias_correction=True,
+    trust_region_delta=1.0,
+    average_policy_decay=0.99,
     ent_coef=0.01,
     q_coef=0.5,
     max_grad_norm=10.0,
@@ -88,7 +88,7 @@ def test_the_discrete_update_is_the_papers_gradient_step_by_step(cuts, model):
     settings = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
     made = model("discrete", policy_kwargs=settings, learning_rate=1.0)
     policy, average = made.policy, made.average_policy
-    rules = replace(SETTINGS, delta=0.0, clip=1.0, max_grad_norm=1e9)
+    rules = replace(SETTINGS, trust_region_delta=0.0, importance_clip=1.0, max_grad_norm=1e9)
     sequences = sequences_of("discrete", cuts=cuts)
     before = [p.detach().clone() for p in policy.parameters()]
 
@@ -145,7 +145,7 @@ def test_the_box_update_is_the_papers_gradient_step_by_step(cuts, model):
     made = model("box", policy_kwargs=settings, learning_rate=0.0)
     made.policy.optimizer.param_groups[0]["lr"] = 1.0
     policy, average = made.policy, made.average_policy
-    rules = replace(SETTINGS, delta=0.0, clip=2.0, max_grad_norm=1e9)
+    rules = replace(SETTINGS, trust_region_delta=0.0, importance_clip=2.0, max_grad_norm=1e9)
     sequences = sequences_of("box", cuts=cuts)
     before = [p.detach().clone() for p in policy.parameters()]
 
@@ -203,7 +203,7 @@ def test_the_box_update_is_the_papers_gradient_step_by_step(cuts, model):
 def test_projection_lowers_the_growth_of_the_divergence(action, model):
     made = model(action)
     learner, batch = Learner(made.policy, made.average_policy), as_sequence_batch(sequences_of(action), made.policy)
-    update = acer_step(learner, batch, replace(SETTINGS, delta=0.01))
+    update = acer_step(learner, batch, replace(SETTINGS, trust_region_delta=0.01))
     assert update.projected_share > 0 and update.slope_after < update.slope_before
     assert update.slope_after <= 0.01 + 1e-5 and update.average_kl > 0
 

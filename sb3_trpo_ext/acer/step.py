@@ -205,7 +205,7 @@ def _within_trust_region(
 
 
 def _moving(statistics: Sequence[Tensor], settings: Settings) -> Tensor:
-    """The part of φ that is learned, side by side: a fixed standard deviation takes no part in the geometry."""
+    """The part of φ that is learned, side by side: a fixed standard deviation takes no part in the trust region."""
     if len(statistics) == 1 or not settings.learn_std:
         return statistics[0]
     return torch.cat(list(statistics), dim=1)

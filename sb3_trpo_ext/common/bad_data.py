@@ -1,4 +1,4 @@
-"""Going on in the presence of bad data: acting on it, forgetting it, and saying so."""
+"""Going on in the presence of bad data: choosing actions all the same, forgetting it, and saying so."""
 
 import warnings
 from collections.abc import Iterator

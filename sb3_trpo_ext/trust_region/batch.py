@@ -28,7 +28,7 @@ class Batch:
     :param advantages: shape (N,)
     :param returns: targets of the critic, shape (N,)
     :param values: predicted by the present critic, shape (N,)
-    :param behaviour_log_prob: log μ(a|s) of the policy μ that acted, shape (N,); None when that is the present policy
+    :param behaviour_log_prob: log μ(a|s) of the behaviour policy μ, shape (N,); None when that is the present policy
     :param policy: the present policy in the N states, where it is known already; None where it is not
     """
 

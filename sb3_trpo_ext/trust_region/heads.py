@@ -125,7 +125,7 @@ class Heads:
 
     def can_collect_fast(self, buffer: RolloutBuffer) -> bool:
         """
-        Whether acting step by step and evaluating at the rollout's end gives what SB3's own loop would give.
+        Whether sampling step by step and evaluating at the rollout's end gives what SB3's own loop would give.
 
         :param buffer: False if it is not SB3's own
         """

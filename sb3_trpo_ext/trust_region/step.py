@@ -8,7 +8,7 @@ Schulman et al. 2015, "Trust Region Policy Optimization", arXiv:1502.05477. In t
 
 solved by a direction x ≈ F⁻¹g, the largest step √(2δ / xᵀFx) along it, and a backtracking line search (appendix C).
 Two changes: an advantage Â stands in the place of the paper's Q, and F + λI in the place of F. Samples of earlier
-policies may be among those of π_old: the denominator of ρ is then the policy that acted.
+policies may be among those of π_old: the denominator of ρ is then the behaviour policy.
 """
 
 from collections.abc import Callable

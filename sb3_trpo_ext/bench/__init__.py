@@ -1,1 +1,1 @@
-"""Room 3: measurements beside sb3-contrib's TRPO; the only room that imports it."""
+"""Room 5: measurements beside sb3-contrib's TRPO; the only room that imports it."""

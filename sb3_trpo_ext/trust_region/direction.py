@@ -1,4 +1,4 @@
-"""Which way an update goes, and how far along it: what :func:`trust_region_step` is told to do, as objects."""
+"""Which way an update goes, and how far along it: what ``trust_region_step`` is told to do, as objects."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -258,6 +258,8 @@ class TRPO(Algorithm[Rollout]):
         return Heads(self.policy)
 
     def _build(self) -> None:
+        for name in contrib.OLD_FAST:  # a file of an earlier version may have brought them
+            vars(self).pop(name, None)
         self.actor = Actor(self._heads(), self.fast)
         self.value_function = ValueFunction(self.actor, self.lr_schedule(1), self.fast)
         self._earlier = EarlierRollouts()

@@ -364,7 +364,7 @@ def test_arguments_and_defaults_are_those_of_sb3_contrib():
         ours = inspect.signature(getattr(TRPO, method)).parameters
         for name, parameter in theirs.items():
             assert ours[name].default == OTHER_DEFAULTS.get(name, parameter.default), name
-    theirs = inspect.signature(sb3_contrib.TRPO).parameters
+    theirs, ours = inspect.signature(sb3_contrib.TRPO).parameters, inspect.signature(TRPO).parameters
     assert CRITIC_SETTINGS["adam"] == {name: theirs[name].default for name in SAID_OR_NOT}
     public = [name for name in theirs if not name.startswith("_")]
     assert list(ours)[: len(public)] == public  # the same when passed by position

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from sb3_trpo_ext.common.distributions import plain_distribution
 from sb3_trpo_ext.common.inputs import Inputs
-from sb3_trpo_ext.kernels.layers import Layer, layers_of
+from sb3_trpo_ext.kernels.layers import Layer, does_only_its_kinds, layers_of
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,14 @@ def actor_network(policy: ActorCriticPolicy) -> PlainNetwork | None:
     :param policy: any
     :return: None when it does anything else than SB3's own chains
     """
-    if plain_distribution(policy) is None or not _has_sb3s(policy, "_get_action_dist_from_latent"):
+    if plain_distribution(policy) is None or not has_sb3s(policy, "_get_action_dist_from_latent"):
         return None
-    if not _has_sb3s(policy, "get_distribution"):
+    if not has_sb3s(policy, "get_distribution"):
         return None
-    head = [*policy.mlp_extractor.policy_net, policy.action_net] if _has_mlp(policy) else []
-    return _plain(policy, policy.pi_features_extractor, head, True)
+    hidden = _modules_of(policy.mlp_extractor.policy_net) if _has_mlp(policy) else None
+    if hidden is None:
+        return None
+    return _plain(policy, policy.pi_features_extractor, [*hidden, policy.action_net], True)
 
 
 def critic_network(policy: ActorCriticPolicy, trains_extractor: bool) -> PlainNetwork | None:
@@ -84,22 +87,29 @@ def critic_network(policy: ActorCriticPolicy, trains_extractor: bool) -> PlainNe
     :param trains_extractor: whether the features extractor is the critic's own
     :return: None when it does anything else than SB3's own chains
     """
-    if not _has_sb3s(policy, "predict_values"):
+    if not has_sb3s(policy, "predict_values"):
         return None
-    head = [*policy.mlp_extractor.value_net, policy.value_net] if _has_mlp(policy) else []
-    return _plain(policy, policy.vf_features_extractor, head, trains_extractor)
+    hidden = _modules_of(policy.mlp_extractor.value_net) if _has_mlp(policy) else None
+    if hidden is None:
+        return None
+    return _plain(policy, policy.vf_features_extractor, [*hidden, policy.value_net], trains_extractor)
 
 
 def _plain(
     policy: ActorCriticPolicy, extractor: BaseFeaturesExtractor, head: Sequence[nn.Module], trains_extractor: bool
 ) -> PlainNetwork | None:
-    if not head or not _has_sb3s(policy, "extract_features"):
+    if not has_sb3s(policy, "extract_features"):
         return None
     kind = type(extractor)
+    stem: list[nn.Module] = []
     if kind is NatureCNN:
-        stem = [*extractor.cnn, *extractor.linear] if trains_extractor else []  # type: ignore[misc]
+        parts = [_modules_of(part) for part in (extractor.cnn, extractor.linear)]
+        if trains_extractor:
+            if not does_only_its_kinds(extractor) or None in parts:
+                return None
+            stem = [module for part in parts for module in part or ()]
     elif kind in (FlattenExtractor, CombinedExtractor) and next(extractor.parameters(), None) is None:
-        stem = []
+        pass
     else:
         return None
     layers = layers_of([*stem, *head])
@@ -108,10 +118,15 @@ def _plain(
     return PlainNetwork(layers, policy, extractor, bool(stem))
 
 
-def _has_sb3s(policy: ActorCriticPolicy, method: str) -> bool:
-    """Whether a policy class has left one of SB3's methods as it is."""
-    return getattr(type(policy), method) is getattr(ActorCriticPolicy, method)
+def has_sb3s(policy: ActorCriticPolicy, method: str) -> bool:
+    """Whether a policy has left one of SB3's methods as it is."""
+    return getattr(type(policy), method) is getattr(ActorCriticPolicy, method) and method not in vars(policy)
 
 
 def _has_mlp(policy: ActorCriticPolicy) -> bool:
-    return type(policy.mlp_extractor) is MlpExtractor
+    return type(policy.mlp_extractor) is MlpExtractor and does_only_its_kinds(policy.mlp_extractor)
+
+
+def _modules_of(container: Any) -> list[nn.Module] | None:
+    """What a container calls, one after the other; None where it may do anything else."""
+    return list(container) if type(container) is nn.Sequential and does_only_its_kinds(container) else None

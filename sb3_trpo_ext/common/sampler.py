@@ -18,7 +18,7 @@ from sb3_trpo_ext.common.distributions import ArraySample, FloatArray, plain_dis
 from sb3_trpo_ext.common.inputs import finite
 from sb3_trpo_ext.common.network import PlainNetwork
 from sb3_trpo_ext.common.threads import torch_threads
-from sb3_trpo_ext.kernels.layers import Layer
+from sb3_trpo_ext.kernels.layers import Layer, does_only_its_kinds
 from sb3_trpo_ext.kernels.vector import count
 
 # Matrix products with more multiplications than this numpy would share out to threads, which costs more than it brings.
@@ -112,6 +112,7 @@ def sampler_of(
         or plain is None
         or not isinstance(space, spaces.Box)
         or type(network.extractor) is not FlattenExtractor
+        or not does_only_its_kinds(network.extractor)
         or (is_image_space(space) and policy.normalize_images)
         or policy.device.type != "cpu"
         or network.layers[0].weight.dtype != torch.float32

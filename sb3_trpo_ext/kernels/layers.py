@@ -190,13 +190,13 @@ def layers_of(modules: Sequence[nn.Module]) -> list[Layer] | None:
 
     :param modules: Linear, Conv2d, activations with a cheap derivative, Flatten
     :return: layers that hold the modules' own parameters; None when a module is of another kind, is a subclass with
-        behaviour of its own, has no bias, or has hooks
+        behaviour of its own, has no bias, or has hooks, or an activation's slope does not follow from its output
     """
     layers: list[Layer] = []
     for module in modules:
         kind = type(module)
         last = layers[-1] if layers else None
-        if _has_hooks(module):
+        if not does_only_its_kinds(module):
             return None
         if kind is nn.Linear and module.bias is not None:
             layers.append(Dense(module.weight, module.bias))  # type: ignore[arg-type]
@@ -204,16 +204,28 @@ def layers_of(modules: Sequence[nn.Module]) -> list[Layer] | None:
             layers.append(Convolution(module))  # type: ignore[arg-type]
         elif kind is nn.Flatten and module.start_dim == 1 and module.end_dim == -1 and isinstance(last, Convolution):
             last.flattens = True
-        elif kind in _TIMES_SLOPE and last is not None and last.activation is None:
+        elif kind in _TIMES_SLOPE and last is not None and last.activation is None and _is_known_by_output(module):
             last.activation = module
         else:
             return None
     return layers
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def hooks_of(module: nn.Module) -> list[Any]:
+    """What was attached to a module, or put in the place of its forward pass: all that makes it more than its kind."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks)
+    return [*(tuple(one) for one in hooks if one), *([vars(module)["forward"]] if "forward" in vars(module) else [])]
+
+
+def does_only_its_kinds(module: nn.Module) -> bool:
+    """Whether calling a module does what its kind does, and nothing else."""
+    everywhere = nn.modules.module
+    return not (hooks_of(module) or everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks)
+
+
+def _is_known_by_output(module: nn.Module) -> bool:
+    """Whether an activation's derivative follows from its output, which has to tell the input's sign."""
+    return getattr(module, "negative_slope", 0.0) >= 0 and getattr(module, "alpha", 0.0) >= 0
 
 
 def _is_plain_convolution(module: nn.Module) -> bool:

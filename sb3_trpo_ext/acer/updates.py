@@ -51,7 +51,7 @@ class Updates:
     all: Sequence[Update]
     average_kl_after: float | None
 
-    def logged(self) -> Mapping[str, float | str]:
+    def logged(self) -> Mapping[str, float]:
         def mean(name: str) -> float:
             return float(np.mean([getattr(update, name) for update in self.all]))
 

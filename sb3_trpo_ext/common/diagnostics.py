@@ -9,12 +9,12 @@ from stable_baselines3.common.logger import Logger
 class Logged(Protocol):
     """A result that knows under which keys it is shown."""
 
-    def logged(self) -> Mapping[str, float | str]:
-        """Key of the console table and of TensorBoard → value."""
+    def logged(self) -> Mapping[str, float]:
+        """Key of the console table and of TensorBoard → value: a number, as some loggers average all they are given."""
         ...
 
 
-def record(logger: Logger, *results: Logged | Mapping[str, float | str]) -> None:
+def record(logger: Logger, *results: Logged | Mapping[str, float]) -> None:
     """
     Log results for the next dump of the table.
 

@@ -16,13 +16,18 @@ class Operator(Protocol):
 
 
 class CGStop(Enum):
-    """Why the iteration ended. The value says what it means and what to do."""
+    """Why the iteration ended. The value says what it means and what to do; ``code`` is what is logged."""
 
     CONVERGED = "converged: the residual is below the tolerance"
     STEP_LIMIT = "step limit: the usual end; raise cg_max_steps for a more exact direction"
     ZERO_RIGHT_SIDE = "zero right-hand side: x = 0 is the solution; the gradient vanished"
     NEGATIVE_CURVATURE = "curvature not positive along a direction: kept what was known before; raise cg_damping"
     NOT_FINITE = "a value was not finite: kept what was known before; look for NaN or huge numbers in the data"
+
+    @property
+    def code(self) -> int:
+        """0, 1, … in the order above."""
+        return list(CGStop).index(self)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def conjugate_gradient(
         pAp = float(p @ Ap)
         if not (math.isfinite(pAp) and math.isfinite(rz)):
             return CGResult(x, r, step, CGStop.NOT_FINITE)
-        if pAp <= 0:
+        if pAp <= 0 or rz <= 0:  # also where a square is below the smallest number
             return CGResult(x, r, step, CGStop.NEGATIVE_CURVATURE)
         alpha = rz / pAp
         r_next = torch.sub(r, Ap, alpha=alpha)

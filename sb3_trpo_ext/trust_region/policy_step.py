@@ -10,13 +10,20 @@ from sb3_trpo_ext.kernels.line_search import LineSearchResult
 
 
 class StepStatus(Enum):
-    """How an update ended. The value says what it means and what to do."""
+    """How an update ended. The value says what it means and what to do; ``code`` is what is logged."""
 
     ACCEPTED = "accepted"
     LINE_SEARCH_FAILED = "line search failed: parameters restored; if frequent, raise cg_damping or lower target_kl"
     ZERO_GRADIENT = "zero gradient: nothing to do; all advantages are equal"
     BAD_CURVATURE = "x'Fx or step not positive or not finite: parameters left alone; raise cg_damping"
     NO_REGION = "target_kl is not above 0: parameters left alone; its schedule has run out, or gives no number"
+    FROZEN = "frozen actor: none of its parameters has requires_grad=True; the critic goes on learning"
+    SKIPPED = "skipped: the rollout held NaN or infinity; wrap the environment in VecCheckNan to find the source"
+
+    @property
+    def code(self) -> int:
+        """0, 1, … in the order above."""
+        return list(StepStatus).index(self)
 
 
 @dataclass(frozen=True)
@@ -65,10 +72,10 @@ class PolicyStep:
     std: float | None
     seconds: dict[str, float]
 
-    def logged(self) -> dict[str, float | str]:
+    def logged(self) -> dict[str, float]:
         improvement = self.objective_after - self.objective_before
-        values: dict[str, float | str] = {
-            "train/update_status": self.status.name.lower(),
+        values: dict[str, float] = {
+            "train/update_status": self.status.code,
             "train/policy_objective_before": self.objective_before,
             "train/policy_objective": self.objective_after,
             "train/predicted_improvement": self.predicted_improvement,
@@ -81,7 +88,7 @@ class PolicyStep:
             "train/kl_predicted": self.kl_predicted,
             "train/cg_steps": self.cg_steps,
             "train/cg_residual": self.cg_residual,
-            "train/cg_stop": self.cg_stop.name.lower(),
+            "train/cg_stop": self.cg_stop.code,
             "train/x_fisher_x": self.x_fisher_x,
             "train/gradient_norm": self.gradient_norm,
             "train/step_norm": self.step_norm,

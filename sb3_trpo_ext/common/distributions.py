@@ -54,6 +54,25 @@ def family_of(distribution: Distribution) -> Family:
     )
 
 
+def family_of_latent(policy: ActorCriticPolicy, latent: Tensor) -> Family | None:
+    """
+    What SB3's ``_get_action_dist_from_latent`` stands for, without torch's distribution objects: their checks refuse
+    parameters that are not finite, where a line search wants a result, and cost as much as a small network.
+
+    :param policy: any
+    :param latent: what its actor's last layer is given, shape (n, …)
+    :return: with its graph; None for a distribution of a kind of its own
+    """
+    distribution = policy.action_dist
+    if (plain := plain_distribution(policy)) is not None:
+        return plain.family(policy, policy.action_net(latent))
+    if type(distribution) is not StateDependentNoiseDistribution:
+        return None
+    features = latent if distribution.learn_features else latent.detach()
+    variance = torch.mm(features**2, distribution.get_std(policy.log_std) ** 2)
+    return Gaussian(policy.action_net(latent), torch.sqrt(variance + distribution.epsilon))
+
+
 def family_actions(policy: ActorCriticPolicy, actions: Tensor) -> Tensor:
     """
     Actions in the space in which :class:`Family` measures them.

@@ -41,6 +41,23 @@ class Linearization(Protocol):
         ...
 
 
+class ConstantLinearization:
+    """
+    Linearization of what no parameter has a say in: p = 0.
+
+    :param value: φ
+    """
+
+    def __init__(self, value: Sequence[Tensor]):
+        self.value = tuple(tensor.detach() for tensor in value)
+
+    def jvp(self, tangent: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros_like(tensor) for tensor in self.value)
+
+    def vjp(self, cotangent: Sequence[Tensor]) -> Tensor:
+        return self.value[0].new_zeros(0)
+
+
 class AutogradLinearization:
     """
     Linearization of any differentiable module.

@@ -1,6 +1,7 @@
 """A list of tensors seen as one flat vector, and the only place where parameters are written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -15,9 +16,11 @@ def flatten(tensors: Sequence[Tensor]) -> Tensor:
     """
     Concatenate tensors of any shapes into a new vector.
 
-    :param tensors: p numbers in all
+    :param tensors: p numbers in all; none for an empty vector
     :return: shape (p,), detached, sharing no memory with ``tensors``
     """
+    if not tensors:
+        return torch.zeros(0)
     return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
@@ -29,8 +32,23 @@ def unflatten(vector: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
     :param like: tensors with p numbers in all; only their shapes are read
     :return: views into ``vector``
     """
-    pieces = torch.split(vector, [tensor.numel() for tensor in like])
+    pieces = torch.split(vector, [tensor.numel() for tensor in like]) if like else ()
     return tuple(piece.view(tensor.shape) for piece, tensor in zip(pieces, like, strict=True))
+
+
+@contextmanager
+def put_back_on_error(parameters: Sequence[Tensor], vector: Tensor) -> Iterator[None]:
+    """
+    If this context is left by an exception, Ctrl-C among them, the parameters are what they were before it.
+
+    :param parameters: p numbers in all
+    :param vector: what they are now, shape (p,)
+    """
+    try:
+        yield
+    except BaseException:
+        assign(parameters, vector)
+        raise
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """An SB3 actor-critic policy seen as the map θ → distribution that a trust region is about."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,22 +11,8 @@ from sb3_trpo_ext.common.network import PlainNetwork
 from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization, forward
 from sb3_trpo_ext.kernels.families import Family, Gaussian
 from sb3_trpo_ext.kernels.layers import Dense
-from sb3_trpo_ext.kernels.linearize import AutogradLinearization, Linearization
+from sb3_trpo_ext.kernels.linearize import AutogradLinearization, ConstantLinearization, Linearization
 from sb3_trpo_ext.trust_region.heads import Heads
-
-
-@contextmanager
-def _unvalidated() -> Iterator[None]:
-    """
-    Without the checks of torch's distributions: a candidate with parameters that are not finite is a result that the
-    line search refuses, not an exception, and the checks cost as much as a small network.
-    """
-    validate = torch.distributions.Distribution._validate_args
-    torch.distributions.Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        torch.distributions.Distribution.set_default_validate_args(validate)
 
 
 class LinearizedPolicy(NamedTuple):
@@ -52,7 +37,7 @@ class Actor:
     """
 
     parameters: list[nn.Parameter]
-    """θ, in the policy's order."""
+    """θ, in the policy's order; empty when all of the actor is frozen."""
     network: PlainNetwork | None
     """The network as a chain that is differentiated by hand; None when autograd does it."""
 
@@ -63,7 +48,7 @@ class Actor:
         candidates = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         total = torch.stack([tensor.sum() for tensor in family.statistics]).sum()
         self.parameters = _used(candidates, total)
-        self.network = heads.actor_network() if fast else None
+        self.network = heads.actor_network() if fast and self.parameters else None
         # The chain lists its parameters layer by layer, with log_std first, which is the policy's own order. Where it
         # is not all of θ or more than θ, because something is frozen, the products by hand would have another length.
         if self.network is not None and not _same(self._chain(self.network, family), self.parameters):
@@ -86,7 +71,6 @@ class Actor:
         return _used(self.parameters, self.heads.values(self.heads.blank()).sum())
 
     @torch.no_grad()
-    @_unvalidated()
     def family(self, inputs: Inputs) -> Family:
         """
         The distributions at the present θ, detached from the policy.
@@ -98,13 +82,15 @@ class Actor:
         output = forward(self.network.layers, self.network.inputs(inputs))
         return self.heads.family_of_output(output, inputs)
 
-    @_unvalidated()
     def linearize(self, inputs: Inputs) -> LinearizedPolicy:
         """
         The distributions at the present θ and how they change with θ.
 
         :param inputs: of n states
         """
+        if not self.parameters:
+            family = self.family(inputs)
+            return LinearizedPolicy(family, ConstantLinearization(family.statistics))
         if self.network is None:
             family = self.heads.family(inputs)
             linearization = AutogradLinearization(family.statistics, self.parameters)
@@ -132,5 +118,7 @@ def _same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 
 def _used(candidates: list[nn.Parameter], output: Tensor) -> list[nn.Parameter]:
     """Those of some parameters that a scalar depends on."""
+    if not candidates or not output.requires_grad:
+        return []
     gradients = torch.autograd.grad(output, candidates, allow_unused=True)
     return [parameter for parameter, gradient in zip(candidates, gradients, strict=True) if gradient is not None]

@@ -18,7 +18,7 @@ from sb3_trpo_ext.kernels.chain import Activations
 from sb3_trpo_ext.kernels.conjugate_gradient import conjugate_gradient
 from sb3_trpo_ext.kernels.fisher import GaussNewton
 from sb3_trpo_ext.kernels.line_search import Trial, backtrack
-from sb3_trpo_ext.kernels.vector import assign, flatten
+from sb3_trpo_ext.kernels.vector import assign, flatten, put_back_on_error
 from sb3_trpo_ext.trust_region.batch import Batch
 from sb3_trpo_ext.trust_region.value_function import ValueFunction
 
@@ -66,6 +66,8 @@ def fit_by_gradient_descent(critic: ValueFunction, batch: Batch, batch_size: int
     :param n_critic_updates: passes over the samples, each in a new order drawn from numpy's global generator
     """
     started = time.perf_counter()
+    if not critic.parameters:
+        return _given(critic, batch, started)
     optimizer = critic.policy.optimizer
     w_old, memory_old = flatten(critic.parameters), deepcopy(optimizer.state_dict())
     error = squared_error(critic, batch)
@@ -104,6 +106,8 @@ def fit_in_trust_region(
     :param cg_max_steps: limit of each step's conjugate gradient
     """
     started = time.perf_counter()
+    if not critic.parameters:
+        return _given(critic, batch, started)
     losses: list[float] = []
     steps = 0
     for _ in range(n_critic_steps):
@@ -137,10 +141,17 @@ def _gauss_newton_step(
         kl = float(batch.mean((new - old).square())) / (2 * variance)
         return Trial(-float(batch.mean((new - returns).square())), kl)
 
-    moved = backtrack(evaluate, -variance, critic_max_kl, SHRINK, MAX_TRIALS).accepted
+    with put_back_on_error(critic.parameters, w_old):
+        moved = backtrack(evaluate, -variance, critic_max_kl, SHRINK, MAX_TRIALS).accepted
     if not moved:
         assign(critic.parameters, w_old)
     return variance, moved
+
+
+def _given(critic: ValueFunction, batch: Batch, started: float) -> CriticFit:
+    """Of a critic that is frozen as a whole: there is an error, and nothing to fit."""
+    errors = critic.values(batch.inputs) - batch.returns.unsqueeze(1)
+    return _fit(batch, [float(batch.mean(errors.square()))], 0, True, started)
 
 
 def _fit(batch: Batch, losses: list[float], steps: int, finite: bool, started: float) -> CriticFit:

@@ -8,15 +8,16 @@ import torch
 from gymnasium.vector.utils import create_empty_array
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
-from sb3_trpo_ext.common.distributions import family_actions, family_of, plain_distribution
+from sb3_trpo_ext.common.distributions import family_actions, family_of, family_of_latent, plain_distribution
 from sb3_trpo_ext.common.inputs import Inputs, each, finite
-from sb3_trpo_ext.common.network import PlainNetwork, actor_network, critic_network
+from sb3_trpo_ext.common.network import PlainNetwork, actor_network, critic_network, has_sb3s
 from sb3_trpo_ext.common.sampler import Sampler, sampler_of
 from sb3_trpo_ext.kernels.families import Family
+from sb3_trpo_ext.kernels.layers import does_only_its_kinds
 
 Layout = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -71,7 +72,18 @@ class Heads:
 
     # ------------------------------------------------------------------------------------------ answers
     def family(self, inputs: Inputs) -> Family:
-        """The distributions in n states, with their graph."""
+        """
+        The distributions in n states, with their graph.
+
+        :raises ValueError: where a policy of a kind of its own asks torch's distributions, and they find a parameter
+            that is not finite
+        """
+        policy = self.policy
+        if has_sb3s(policy, "get_distribution") and has_sb3s(policy, "_get_action_dist_from_latent"):
+            features = BasePolicy.extract_features(policy, inputs.observations, policy.pi_features_extractor)
+            family = family_of_latent(policy, policy.mlp_extractor.forward_actor(features))
+            if family is not None:
+                return family
         return family_of(self.policy.get_distribution(inputs.observations))
 
     def values(self, inputs: Inputs) -> Tensor:
@@ -129,5 +141,5 @@ class Heads:
 
         :param buffer: False if it is not SB3's own
         """
-        is_sb3s = type(self.policy).forward is ActorCriticPolicy.forward
+        is_sb3s = type(self.policy).forward is ActorCriticPolicy.forward and does_only_its_kinds(self.policy)
         return is_sb3s and type(buffer) in (RolloutBuffer, DictRolloutBuffer)

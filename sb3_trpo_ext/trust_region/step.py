@@ -14,7 +14,7 @@ policies may be among those of π_old: the denominator of ρ is then the behavio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite, sqrt
+from math import isfinite, nan, sqrt
 from typing import NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ from sb3_trpo_ext.common.laps import Laps
 from sb3_trpo_ext.kernels.conjugate_gradient import CGResult, CGStop
 from sb3_trpo_ext.kernels.families import Family, Gaussian
 from sb3_trpo_ext.kernels.line_search import LineSearchResult, Trial
-from sb3_trpo_ext.kernels.vector import assign, flatten
+from sb3_trpo_ext.kernels.vector import assign, flatten, put_back_on_error
 from sb3_trpo_ext.trust_region.actor import Actor, LinearizedPolicy
 from sb3_trpo_ext.trust_region.batch import Batch
 from sb3_trpo_ext.trust_region.direction import Direction, Search
@@ -171,7 +171,9 @@ def scaled(region: TrustRegion, start: Start, solution: CGResult) -> FullStep:
     """The direction scaled to the border of the region, or nothing where it can not be."""
     x, xFx = solution.x, solution.quadratic_form(start.gradient)
     status = StepStatus.ACCEPTED
-    if not region.target_kl > 0:
+    if not len(x):
+        status = StepStatus.FROZEN
+    elif not region.target_kl > 0:
         status = StepStatus.NO_REGION
     elif solution.stop is CGStop.ZERO_RIGHT_SIDE:
         status = StepStatus.ZERO_GRADIENT
@@ -195,11 +197,15 @@ def searched(actor: Actor, start: Start, step: FullStep, region: TrustRegion, se
     @torch.no_grad()
     def evaluate(fraction: float) -> Candidate:
         assign(actor.parameters, start.theta + fraction * step.vector)
-        new = actor.family(start.surrogate.batch.inputs)
+        try:
+            new = actor.family(start.surrogate.batch.inputs)
+        except ValueError:  # of torch's distributions, which some policies ask
+            return Candidate(nan, nan, old)
         distance = region.distance(start.surrogate.batch, old, new, fraction)
         return Candidate(float(start.surrogate(new)), distance, new)
 
-    result = search(evaluate, start.objective, region.target_kl)
+    with put_back_on_error(actor.parameters, start.theta):
+        result = search(evaluate, start.objective, region.target_kl)
     if not result.accepted or result.trial is None:
         assign(actor.parameters, start.theta)
         return End(StepStatus.LINE_SEARCH_FAILED, old, result)

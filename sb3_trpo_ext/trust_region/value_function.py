@@ -14,7 +14,8 @@ class ValueFunction:
     """
     The critic: the part of a policy that predicts returns, with its parameters w and the value V_w of each state.
 
-    w is what the actor does not use. ``policy.optimizer`` is replaced by one of the same kind over w.
+    w is what the actor does not use. ``policy.optimizer`` is replaced by one of the same kind over w, which goes on
+    with what the old one remembered.
 
     :param actor: of a policy in evaluation mode
     :param learning_rate: of the optimizer, to start with
@@ -30,7 +31,9 @@ class ValueFunction:
         # The same arithmetic in one call instead of dozens, which on small networks is most of a step's time.
         if policy.optimizer_class is torch.optim.Adam and not {"fused", "foreach", "capturable"} & settings.keys():
             settings["fused"] = True
+        memory = policy.optimizer.state
         policy.optimizer = policy.optimizer_class(self._all_parameters, lr=learning_rate, **settings)  # type: ignore[call-arg]
+        policy.optimizer.state.update({one: memory[one] for one in self._all_parameters if one in memory})
 
     @property
     def parameters(self) -> list[Tensor]:

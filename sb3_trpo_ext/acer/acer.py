@@ -21,8 +21,8 @@ from sb3_trpo_ext.acer.buffer import SequenceReplayBuffer, Sequences
 from sb3_trpo_ext.acer.collection import (
     Collected,
     DictSequenceRolloutBuffer,
+    SequenceBehaviour,
     SequenceRolloutBuffer,
-    collect,
     rollout_buffer_of,
     usable_normalizer,
 )
@@ -31,9 +31,9 @@ from sb3_trpo_ext.acer.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, f
 from sb3_trpo_ext.acer.step import acer_step, average_kl
 from sb3_trpo_ext.acer.updates import Update, Updates
 from sb3_trpo_ext.common.algorithm import Algorithm
+from sb3_trpo_ext.common.collection import step_through
 from sb3_trpo_ext.common.diagnostics import Logged
 from sb3_trpo_ext.common.network import PlainNetwork, actor_network
-from sb3_trpo_ext.common.sampler import sampler_of
 from sb3_trpo_ext.common.threads import torch_threads
 
 SelfACER = TypeVar("SelfACER", bound="ACER")
@@ -176,6 +176,7 @@ class ACER(Algorithm[Collected]):
         self.learn_std = learn_std
         self.num_threads = num_threads
         self._n_replays = 0
+        self._parameters: list[torch.nn.Parameter] = []
 
         if _init_setup_model:
             self._setup_model()
@@ -185,13 +186,6 @@ class ACER(Algorithm[Collected]):
         settings.check_replay(self)
 
     def _build(self) -> None:
-        if "optimizer_class" not in self.policy_kwargs:
-            self.policy.optimizer = self._optimizer()
-        if isinstance(self.action_space, spaces.Box):
-            self.policy.log_std.requires_grad_(self.learn_std)
-        self.average_policy = frozen_copy(self.policy)
-        self._learner = Learner(self.policy, self.average_policy)
-        self._network: PlainNetwork | None = actor_network(self.policy)
         self._normalizer = usable_normalizer(self._vec_normalize_env, self.observation_space)
         self.rollout_buffer = rollout_buffer_of(self)
         self.replay_buffer = SequenceReplayBuffer(
@@ -202,6 +196,19 @@ class ACER(Algorithm[Collected]):
             self.action_space,
             settings.n_statistics(self.action_space),
         )
+
+    def _attach(self) -> None:
+        parameters = list(self.policy.parameters())
+        is_another = list(map(id, parameters)) != list(map(id, self._parameters))
+        if is_another and "optimizer_class" not in self.policy_kwargs:
+            self.policy.optimizer = self._optimizer()
+        if isinstance(self.action_space, spaces.Box):
+            self.policy.log_std.requires_grad_(self.learn_std)
+        if is_another:
+            self.average_policy = frozen_copy(self.policy)
+        self._parameters = parameters
+        self._learner = Learner(self.policy, self.average_policy)
+        self._network: PlainNetwork | None = actor_network(self.policy)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """The one that the constructor's arguments ask for, in its form for many small tensors."""
@@ -247,7 +254,7 @@ class ACER(Algorithm[Collected]):
         self._normalizer = usable_normalizer(self._vec_normalize_env, self.observation_space)
 
     def _excluded_save_params(self) -> list[str]:
-        derived = ["average_policy", "replay_buffer", "_learner", "_network", "_normalizer"]
+        derived = ["average_policy", "replay_buffer", "_learner", "_network", "_normalizer", "_parameters"]
         return [*super()._excluded_save_params(), *derived]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
@@ -255,13 +262,17 @@ class ACER(Algorithm[Collected]):
 
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> bool:
         self.policy.set_training_mode(False)
-        sampler = sampler_of(self.policy, self._network, env.num_envs, self.num_threads)
-        return collect(self, self.policy, sampler, env, callback, rollout_buffer, self._normalizer)
+        behaviour = SequenceBehaviour(self, self._network, rollout_buffer, self._normalizer)
+        if not step_through(self, behaviour, env, callback, rollout_buffer):
+            return False
+        self.rollout_buffer.collected = behaviour.collected(self._last_obs, self._last_episode_starts)
+        callback.on_rollout_end()
+        return True
 
     def _rollout(self) -> Collected:
         return self.rollout_buffer.collected
 
-    def _improve(self, rollout: Collected) -> Iterable[Logged | Mapping[str, float | str]]:
+    def _improve(self, rollout: Collected) -> Iterable[Logged | Mapping[str, float]]:
         """One on-policy update on the sequences just collected, then Poisson(replay ratio) updates from replay."""
         if self.replay_ratio > 0:
             self.replay_buffer.add(rollout.original)
@@ -270,6 +281,9 @@ class ACER(Algorithm[Collected]):
             updates.append(self._update(self.replay_buffer.sample(self._normalizer)))
             self._n_replays += 1
         return (Updates(updates, self._average_kl(rollout.seen)),)
+
+    def _run_over(self, rollout: Collected) -> None:
+        self.policy.evaluate(as_sequence_batch(rollout.seen, self.policy).observations)
 
     def _update(self, sequences: Sequences) -> Update:
         with torch_threads(self.num_threads, sequences.rewards.size, self._learner.n_parameters):

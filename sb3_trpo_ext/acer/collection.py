@@ -1,22 +1,24 @@
 """A finished rollout as sequences: as the policy saw it, and as the environments gave it."""
 
 import warnings
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_ext.acer.buffer import Array, Arrays, Sequences
-from sb3_trpo_ext.acer.policies import MlpPolicy
-from sb3_trpo_ext.common.collection import Timeout, step_through
+from sb3_trpo_ext.common.collection import Timeout
 from sb3_trpo_ext.common.inputs import finite
-from sb3_trpo_ext.common.sampler import Sampler
+from sb3_trpo_ext.common.network import PlainNetwork
+from sb3_trpo_ext.common.sampler import Sampler, sampler_of
+
+if TYPE_CHECKING:
+    from sb3_trpo_ext.acer.acer import ACER
 
 
 class Collected(NamedTuple):
@@ -57,21 +59,25 @@ def rollout_buffer_of(model: OnPolicyAlgorithm) -> SequenceRolloutBuffer | DictS
 
 class _Recording:
     """
-    Samples actions, and remembers the observations and rewards that a ``VecNormalize`` has normalised.
+    Remembers the observations and rewards that a ``VecNormalize`` has normalised.
 
-    :param sampler: chooses the actions
     :param wrapper: of the environments
     """
 
-    def __init__(self, sampler: Sampler, wrapper: VecNormalize):
-        self._sampler, self._wrapper = sampler, wrapper
+    def __init__(self, wrapper: VecNormalize):
+        self._wrapper = wrapper
         self._observations: list[Any] = []
         self._rewards: list[Array] = []
         self._timeouts: list[Timeout] = []
 
-    def __call__(self, observations: Any) -> Array:
-        self.note()
-        return self._sampler(observations)
+    def noting(self, sampler: Sampler) -> Sampler:
+        """A sampler that remembers what it is asked about."""
+
+        def sample(observations: Any) -> Array:
+            self.note()
+            return sampler(observations)
+
+        return sample
 
     def note(self) -> None:
         """Remember the latest observations, and the rewards that came with them."""
@@ -130,85 +136,77 @@ def usable_normalizer(wrapper: VecNormalize | None, space: spaces.Space[Any]) ->
     return wrapper
 
 
-def collect(
-    model: OnPolicyAlgorithm,
-    policy: MlpPolicy,
-    sampler: Sampler,
-    env: VecEnv,
-    callback: BaseCallback,
-    buffer: RolloutBuffer,
-    wrapper: VecNormalize | None,
-) -> bool:
+class SequenceBehaviour:
     """
-    One sequence from each environment, into the buffer.
+    Acts without the critic, and finds the distributions that it drew from for many steps at once.
 
-    The parameters do not change within a rollout, so the behaviour policy's distributions follow for all steps at its
-    end, in one batch.
-
-    :param model: whose observations and counters are used and advanced
-    :param policy: of the model, in evaluation mode
-    :param sampler: chooses its actions
-    :param env: to step in
-    :param callback: called as SB3 does
-    :param buffer: to fill, from :func:`rollout_buffer_of`
+    :param model: whose policy acts
+    :param network: of its actor, where that is a plain chain
+    :param buffer: that is filled
     :param wrapper: whose normalisation is to be undone; None for none
-    :return: False if the callback ended training
     """
-    assert isinstance(buffer, (SequenceRolloutBuffer, DictSequenceRolloutBuffer))
-    recording = None if wrapper is None else _Recording(sampler, wrapper)
-    timeouts: list[Timeout] = []
 
-    def on_timeout(timeout: Timeout) -> None:
-        timeouts.append(timeout)
-        if recording is not None:
-            recording.note_timeout(timeout)
+    def __init__(
+        self, model: "ACER", network: PlainNetwork | None, buffer: RolloutBuffer, wrapper: VecNormalize | None
+    ):
+        self._policy, self._network, self._buffer = model.policy, network, buffer
+        self._num_threads = model.num_threads
+        self._recording = None if wrapper is None else _Recording(wrapper)
+        self._timeouts: list[Timeout] = []
+        self._statistics: list[Array] = []
 
-    if not step_through(model, recording or sampler, env, callback, buffer, on_timeout):
-        return False
-    seen = _as_seen(model, policy, buffer, tuple(timeouts))
-    if recording is not None:
-        recording.note()
-    buffer.collected = Collected(seen, seen if recording is None else recording.original(seen))
-    callback.on_rollout_end()
-    return True
+    def sampler(self) -> Sampler:
+        """As :meth:`sb3_trpo_ext.common.collection.Behaviour.sampler`."""
+        sampler = sampler_of(self._policy, self._network, self._buffer.n_envs, self._num_threads)
+        return sampler if self._recording is None else self._recording.noting(sampler)
 
+    def note_timeout(self, timeout: Timeout) -> None:
+        """As :meth:`sb3_trpo_ext.common.collection.Behaviour.note_timeout`."""
+        self._timeouts.append(timeout)
+        if self._recording is not None:
+            self._recording.note_timeout(timeout)
 
-def _as_seen(
-    model: OnPolicyAlgorithm, policy: MlpPolicy, buffer: RolloutBuffer, timeouts: tuple[Timeout, ...]
-) -> Sequences:
-    """What the policy acted on, out of a full buffer."""
-    last: Any = model._last_obs
-    space = policy.observation_space
-    observations: Arrays
-    if isinstance(space, spaces.Dict):
+    @torch.no_grad()
+    def evaluate(self, steps: slice) -> None:
+        """As :meth:`sb3_trpo_ext.common.collection.Behaviour.evaluate`: φ, shape (steps, B, m)."""
+        space, stored = self._policy.observation_space, cast(Any, self._buffer.observations)
+        if isinstance(space, spaces.Dict):
+            rows: Any = {key: stored[key][steps].reshape(-1, *(part.shape or ())) for key, part in space.spaces.items()}
+        else:
+            rows = stored[steps].reshape(-1, *(space.shape or ()))
+        family = self._policy.family(finite(obs_as_tensor(rows, self._policy.device)))
+        statistics: Array = torch.cat(family.statistics, dim=1).cpu().numpy()
+        self._statistics.append(statistics.reshape(-1, self._buffer.n_envs, statistics.shape[1]))
+
+    def collected(self, last_observations: Any, last_episode_starts: Any) -> Collected:
+        """
+        What a full buffer holds.
+
+        :param last_observations: those after the last step
+        :param last_episode_starts: whether it ended episodes, shape (B,)
+        """
+        buffer, space, last = self._buffer, self._policy.observation_space, last_observations
         stored: Any = buffer.observations
-        observations = {key: _followed(stored[key], last[key], part) for key, part in space.spaces.items()}
-    else:
-        observations = _followed(buffer.observations, last, space)
-    starts: Any = model._last_episode_starts
-    return Sequences(
-        observations,
-        actions=buffer.actions.reshape(*buffer.rewards.shape, *(policy.action_space.shape or ())),
-        rewards=buffer.rewards,
-        statistics=_statistics(policy, observations, buffer.rewards.shape),
-        dones=np.concatenate([buffer.episode_starts[1:], starts[None]]).astype(bool),
-        timeouts=timeouts,
-    )
+        observations: Arrays
+        if isinstance(space, spaces.Dict):
+            observations = {key: _followed(stored[key], last[key], part) for key, part in space.spaces.items()}
+        else:
+            observations = _followed(stored, last, space)
+        seen = Sequences(
+            observations,
+            actions=buffer.actions.reshape(*buffer.rewards.shape, *(self._policy.action_space.shape or ())),
+            rewards=buffer.rewards,
+            statistics=np.concatenate(self._statistics),
+            dones=np.concatenate([buffer.episode_starts[1:], last_episode_starts[None]]).astype(bool),
+            timeouts=tuple(self._timeouts),
+        )
+        if self._recording is None:
+            return Collected(seen, seen)
+        self._recording.note()
+        return Collected(seen, self._recording.original(seen))
 
 
 def _followed(stored: Array, last: Array, space: spaces.Space[Any]) -> Array:
     """A rollout's observations and the ones after it, shape (T + 1, B, …)."""
     shape = (*stored.shape[:2], *(space.shape or ()))
     return np.concatenate([stored.reshape(shape), last.reshape(1, *shape[1:])])
-
-
-@torch.no_grad()
-def _statistics(policy: MlpPolicy, observations: Arrays, shape: tuple[int, ...]) -> Array:
-    """φ of the policy at all observations but the last, shape (T, B, m)."""
-    if isinstance(observations, dict):
-        rows: Any = {key: array[:-1].reshape(-1, *array.shape[2:]) for key, array in observations.items()}
-    else:
-        rows = observations[:-1].reshape(-1, *observations.shape[2:])
-    family = policy.family(finite(obs_as_tensor(rows, policy.device)))
-    statistics: Array = torch.cat(family.statistics, dim=1).cpu().numpy()
-    return statistics.reshape(*shape, -1)

@@ -18,6 +18,7 @@ from sb3_trpo_ext.common.bad_data import GoodStatistics, warn_of_skipped_rollout
 from sb3_trpo_ext.common.diagnostics import Logged, record
 from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
 from sb3_trpo_ext.common.settings import Rule, check, schedule
+from sb3_trpo_ext.common.watch import Structure
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="Algorithm[Any]")
 
@@ -40,7 +41,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         environments → :meth:`_collect` → rollout buffer → :meth:`_rollout` → :meth:`_improve` → log
 
     An algorithm says what these three do, which values its settings may have (:attr:`RULES`), and of which parts it
-    consists (:meth:`_build`). Rollouts with bad data are skipped here, schedules and times kept.
+    consists (:meth:`_build`, :meth:`_attach`). Rollouts with bad data are skipped here, schedules and times kept.
     """
 
     RULES: ClassVar[tuple[Rule, ...]]
@@ -51,7 +52,14 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
 
     @abstractmethod
     def _build(self) -> None:
-        """Make what follows from policy and settings, and is not saved; the policy is in evaluation mode."""
+        """Make what follows from the settings and is not saved."""
+
+    @abstractmethod
+    def _attach(self) -> None:
+        """
+        Make what follows from the policy and is not saved; the policy is in evaluation mode. Called again whenever the
+        policy is another, or made otherwise: a module exchanged, a parameter frozen, a hook added.
+        """
 
     @abstractmethod
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> bool:
@@ -62,8 +70,12 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         """What the buffer holds, for :meth:`_improve`."""
 
     @abstractmethod
-    def _improve(self, rollout: RolloutT) -> Iterable[Logged | Mapping[str, float | str]]:
+    def _improve(self, rollout: RolloutT) -> Iterable[Logged | Mapping[str, float]]:
         """Learn from a rollout of finite numbers; what there is to log."""
+
+    @abstractmethod
+    def _run_over(self, rollout: RolloutT) -> None:
+        """Run actor and critic over a rollout's states, for nothing but what their layers note of them."""
 
     # What else an algorithm may say.
     def _check(self) -> None:
@@ -86,10 +98,21 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         self._check()
         super()._setup_model()
         self._good_statistics = GoodStatistics()
+        self._structure: Structure | None = None
+        self._follow_policy()
+        self._build()
+
+    def _follow_policy(self) -> None:
+        """What was made for the policy must be for the policy as it is: users exchange it, freeze layers, add hooks."""
+        structure = Structure(self.policy)
+        if structure == self._structure:
+            return
+        training = self.policy.training
         # Looking at the policy must not move batch statistics or draw random numbers.
         self.policy.set_training_mode(False)
-        self._build()
-        self.policy.set_training_mode(True)
+        self._attach()
+        self.policy.set_training_mode(training)
+        self._structure = Structure(self.policy)
 
     def _setup_lr_schedule(self) -> None:
         self.lr_schedule = schedule(self.learning_rate)
@@ -111,13 +134,14 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_good_statistics"]
+        return [*super()._excluded_save_params(), "_good_statistics", "_structure"]
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """As SB3's, and robust against observations that are not finite. Arguments and result as there."""
         started = time.perf_counter()
+        self._follow_policy()
         self._good_statistics.remember(env)
         complete = self._collect(env, callback, rollout_buffer)
         record(self.logger, {"time/rollout_seconds": time.perf_counter() - started})
@@ -125,6 +149,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
 
     def train(self) -> None:
         """Learn from the rollout just collected, or skip it if it holds bad data."""
+        self._follow_policy()
         self._update_learning_rate(self.policy.optimizer)
         rollout = self._rollout()
         if bad := rollout.not_finite():
@@ -132,8 +157,21 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
             return
         self.policy.set_training_mode(False)
         results = self._improve(rollout)
+        self._move_statistics(rollout)
         self._n_updates += 1
         record(self.logger, *results, self._counts())
+
+    def _move_statistics(self, rollout: RolloutT) -> None:
+        """
+        Layers with a state of their own, such as batch or spectral normalisation, take the rollout in. They do it here
+        and nowhere else: between a rollout and the end of the update on it the policy is one and the same function.
+        """
+        if next(self.policy.buffers(), None) is None:
+            return
+        self.policy.set_training_mode(True)
+        with torch.no_grad():
+            self._run_over(rollout)
+        self.policy.set_training_mode(False)
 
     def _skip(self, bad: list[str]) -> None:
         self._n_skipped_updates += 1

@@ -1,7 +1,9 @@
 """Stepping through environments, as SB3 does it but for what can wait until the rollout's end."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import nullcontext
+from copy import deepcopy
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from gymnasium import spaces
@@ -9,9 +11,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.common.sampler import Sampler
+from sb3_trpo_ext.common.watch import Watch
 
 
 class Timeout(NamedTuple):
@@ -28,53 +32,89 @@ class Timeout(NamedTuple):
     observation: Any
 
 
-OnTimeout = Callable[[Timeout], None]
+class Behaviour(Protocol):
+    """What acts during a rollout, and what there is to say of it afterwards."""
+
+    def sampler(self) -> Sampler:
+        """Chooses actions with the parameters as they are now."""
+        ...
+
+    def note_timeout(self, timeout: Timeout) -> None:
+        """Called at once where a time limit strikes."""
+        ...
+
+    def evaluate(self, steps: slice) -> None:
+        """
+        Write into the buffer what depends on the policy that acted. The parameters are again those that it had.
+
+        :param steps: of the rollout, that it acted in
+        """
+        ...
 
 
 def step_through(
     model: OnPolicyAlgorithm,
-    sampler: Sampler,
+    behaviour: Behaviour,
     env: VecEnv,
     callback: BaseCallback,
     buffer: RolloutBuffer,
-    on_timeout: OnTimeout,
 ) -> bool:
     """
-    Step until a rollout buffer is full of observations, actions and rewards, as ``OnPolicyAlgorithm.collect_rollouts``
-    does, without values and log-probabilities. The caller calls ``callback.on_rollout_end``.
+    Step until a rollout buffer is full, as ``OnPolicyAlgorithm.collect_rollouts`` does; what a step has no need of,
+    values and log-probabilities, follows at the end. The caller calls ``callback.on_rollout_end``.
+
+    A callback may write to the policy's parameters at any time: from then on the policy acts with the new ones, and
+    what was done before is evaluated with the old.
 
     :param model: whose observations and counters are used and advanced
-    :param sampler: chooses the actions
+    :param behaviour: of its policy
     :param env: to step in
     :param callback: called as SB3 does
     :param buffer: to fill, of SB3's own class
-    :param on_timeout: called at once where a time limit strikes
     :return: False if the callback ended training
     """
     buffer.reset()
+    for name in ("values", "log_probs"):  # those of the last rollout: absent is right, stale is not
+        callback.locals.pop(name, None)
     callback.update_locals({"self": model, "env": env, "rollout_buffer": buffer, "n_rollout_steps": buffer.buffer_size})
     callback.on_rollout_start()
+    sampler, watch, first = behaviour.sampler(), Watch(model.policy), 0
     for n_steps in range(buffer.buffer_size):
+        if watch.noticed():
+            with watch.undone():
+                behaviour.evaluate(slice(first, n_steps))
+            sampler, watch, first = behaviour.sampler(), Watch(model.policy), n_steps
         if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
             model.policy.reset_noise(env.num_envs)
-        actions = sampler(model._last_obs)
+        observations: Any = model._last_obs
+        actions = sampler(observations)
         clipped_actions = _within_bounds(model, actions)
         new_obs, rewards, dones, infos = env.step(clipped_actions)
         model.num_timesteps += env.num_envs
         now = {"n_steps": n_steps, "actions": actions, "clipped_actions": clipped_actions}
+        now["obs_tensor"] = obs_as_tensor(observations, model.device)
         callback.update_locals({**now, "new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos})
         if not callback.on_step():
             return False
 
         model._update_info_buffer(infos, dones)
-        for i in np.flatnonzero(dones).tolist() if dones.any() else ():
-            if infos[i].get("TimeLimit.truncated", False) and infos[i].get("terminal_observation") is not None:
-                on_timeout(Timeout(n_steps, i, infos[i]["terminal_observation"]))
-        _store(buffer, n_steps, model._last_obs, actions, rewards, model._last_episode_starts)
+        for timeout in _timeouts(n_steps, dones, infos):
+            behaviour.note_timeout(timeout)
+        _store(buffer, n_steps, observations, actions, rewards, model._last_episode_starts)
         model._last_obs = new_obs  # type: ignore[assignment]
         model._last_episode_starts = dones
+    with watch.undone() if watch.noticed() else nullcontext():
+        behaviour.evaluate(slice(first, buffer.buffer_size))
     buffer.pos, buffer.full = buffer.buffer_size, True
     return True
+
+
+def _timeouts(step: int, dones: NDArray[Any], infos: list[dict[str, Any]]) -> Iterator[Timeout]:
+    """Where the step was the last that a time limit allowed."""
+    for i in np.flatnonzero(dones).tolist() if dones.any() else ():
+        last = infos[i].get("terminal_observation")
+        if infos[i].get("TimeLimit.truncated", False) and last is not None:
+            yield Timeout(step, i, deepcopy(last))  # some simulators use its memory again
 
 
 def _within_bounds(model: OnPolicyAlgorithm, actions: NDArray[Any]) -> NDArray[Any]:

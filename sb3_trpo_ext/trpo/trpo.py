@@ -17,6 +17,7 @@ from sb3_trpo_ext.common.diagnostics import Logged, record
 from sb3_trpo_ext.common.laps import Laps
 from sb3_trpo_ext.common.settings import schedule
 from sb3_trpo_ext.common.threads import torch_threads
+from sb3_trpo_ext.common.watch import with_noise_alone
 from sb3_trpo_ext.kernels.vector import count
 from sb3_trpo_ext.trpo import contrib, settings
 from sb3_trpo_ext.trpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
@@ -260,9 +261,11 @@ class TRPO(Algorithm[Rollout]):
     def _build(self) -> None:
         for name in contrib.OLD_FAST:  # a file of an earlier version may have brought them
             vars(self).pop(name, None)
+        self._earlier = EarlierRollouts()
+
+    def _attach(self) -> None:
         self.actor = Actor(self._heads(), self.fast)
         self.value_function = ValueFunction(self.actor, self.lr_schedule(1), self.fast)
-        self._earlier = EarlierRollouts()
         settings.check_preconditioner(self)
 
     def _start_anew(self) -> None:
@@ -287,7 +290,7 @@ class TRPO(Algorithm[Rollout]):
     def _rollout(self) -> Rollout:
         return Rollout.of(self.rollout_buffer, self.actor.heads, self._last_obs, self._last_episode_starts)
 
-    def _improve(self, rollout: Rollout) -> Iterable[Logged | Mapping[str, float | str]]:
+    def _improve(self, rollout: Rollout) -> Iterable[Logged | Mapping[str, float]]:
         """One iteration of TRPO (Schulman et al. 2015, section 6) on the rollout just collected."""
         batch = self._with_earlier_rollouts(rollout)
         samples = batch.every(self.sub_sampling_factor)
@@ -308,6 +311,12 @@ class TRPO(Algorithm[Rollout]):
             self._damping_factor = settings.adapted(self._damping_factor, step.status)
         return step, self._fit_critic(batch), now
 
+    def _run_over(self, rollout: Rollout) -> None:
+        for rows in rollout.inputs.minibatches(self.batch_size):
+            inputs = rollout.inputs.rows(rows)
+            self.actor.heads.family(inputs)
+            self.actor.heads.values(inputs)
+
     def _with_earlier_rollouts(self, rollout: Rollout) -> Batch:
         """The samples of the newest rollout, and of as many before it as an update learns from."""
         if self.rollouts_per_update == 1:
@@ -326,13 +335,13 @@ class TRPO(Algorithm[Rollout]):
         critic, by_adam = self.value_function, settings.critic_method(self) == "adam"
         with torch_threads(self.num_threads, self.batch_size if by_adam else batch.size, count(critic.parameters)):
             if by_adam:
-                self.policy.set_training_mode(True)  # Adam does not mind noise; a line search must not see any
+                with_noise_alone(self.policy)  # Adam does not mind it; a line search must not see any
                 return fit_by_gradient_descent(critic, batch, self.batch_size, self.n_critic_updates)
             return fit_in_trust_region(critic, batch, self.critic_max_kl, self.n_critic_steps, self.cg_max_steps)
 
     def _skip(self, bad: list[str]) -> None:
         super()._skip(bad)
-        record(self.logger, {"train/update_status": "skipped"})
+        record(self.logger, {"train/update_status": StepStatus.SKIPPED.code})
 
     def _counts(self) -> dict[str, float]:
         return {"train/line_search_failures": self._n_line_search_failures, **super()._counts()}

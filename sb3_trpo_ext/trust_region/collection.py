@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.common.collection import Timeout, step_through
 from sb3_trpo_ext.common.inputs import Inputs
+from sb3_trpo_ext.common.sampler import Sampler
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.vector import count
 from sb3_trpo_ext.trust_region.actor import Actor
@@ -46,43 +47,70 @@ def collect_fast(
     :param num_threads: of torch when the rollout is evaluated; None chooses
     :return: False if the callback ended training
     """
-    policy, heads = model.policy, actor.heads
+    policy = model.policy
     policy.set_training_mode(False)
     if model.use_sde:
         policy.reset_noise(env.num_envs)
-    timeouts: list[Timeout] = []
-    sampler = heads.sampler(actor.network, env.num_envs, num_threads)
-    if not step_through(model, sampler, env, callback, buffer, timeouts.append):
+    behaviour = FastBehaviour(actor, buffer, model.gamma, num_threads)
+    if not step_through(model, behaviour, env, callback, buffer):
         return False
-
-    with torch_threads(num_threads, buffer.buffer_size * buffer.n_envs, count(list(policy.parameters()))):
-        values, log_probs = _evaluate(heads, buffer)
-    for step, i, observation in timeouts:
-        buffer.rewards[step, i] += model.gamma * _value(heads, observation)
     with torch.no_grad():
-        last_values = heads.values(heads.present(model._last_obs))
+        last_values = actor.heads.values(actor.heads.present(model._last_obs))
     buffer.compute_returns_and_advantage(last_values, model._last_episode_starts)  # type: ignore[arg-type]
-    callback.update_locals({"values": values, "log_probs": log_probs})
+    callback.update_locals({"values": buffer.values, "log_probs": buffer.log_probs})
     callback.on_rollout_end()
     return True
 
 
+class FastBehaviour:
+    """
+    Acts without the critic, and evaluates many steps at once.
+
+    :param actor: of the policy
+    :param buffer: to write values and log-probabilities into
+    :param gamma: discount, of values at time limits
+    :param num_threads: of torch; None chooses
+    """
+
+    def __init__(self, actor: Actor, buffer: RolloutBuffer, gamma: float, num_threads: int | None):
+        self._actor, self._heads, self._buffer = actor, actor.heads, buffer
+        self._gamma, self._num_threads = gamma, num_threads
+        self._timeouts: list[Timeout] = []
+
+    def sampler(self) -> Sampler:
+        """As :meth:`sb3_trpo_ext.common.collection.Behaviour.sampler`."""
+        return self._heads.sampler(self._actor.network, self._buffer.n_envs, self._num_threads)
+
+    def note_timeout(self, timeout: Timeout) -> None:
+        """As :meth:`sb3_trpo_ext.common.collection.Behaviour.note_timeout`."""
+        self._timeouts.append(timeout)
+
+    def evaluate(self, steps: slice) -> None:
+        """As :meth:`sb3_trpo_ext.common.collection.Behaviour.evaluate`."""
+        n_envs = self._buffer.n_envs
+        rows = (steps.stop - steps.start) * n_envs
+        with torch_threads(self._num_threads, rows, count(list(self._heads.policy.parameters()))):
+            _evaluate(self._heads, self._buffer, steps.start * n_envs, steps.stop * n_envs)
+        for step, i, observation in self._timeouts:
+            self._buffer.rewards[step, i] += self._gamma * _value(self._heads, observation)
+        self._timeouts.clear()
+
+
 @torch.no_grad()
-def _evaluate(heads: Heads, buffer: RolloutBuffer) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Values and log-probabilities of the whole rollout, written into the buffer; each of shape (steps, n_envs)."""
+def _evaluate(heads: Heads, buffer: RolloutBuffer, first: int, end: int) -> None:
+    """Values and log-probabilities of some rows, one step of all environments after the other, into the buffer."""
     n = buffer.buffer_size * buffer.n_envs
     rows = max(1, CHUNK // sum(map(prod, _shapes(buffer.observation_space))))
     actions = torch.as_tensor(buffer.actions.reshape(n, -1).astype(np.float32), device=heads.policy.device)
     if isinstance(buffer.action_space, spaces.Discrete):
         actions = actions.long().flatten()
     values, log_probs = buffer.values.reshape(n), buffer.log_probs.reshape(n)  # views
-    for start in range(0, n, rows):
-        part = slice(start, start + rows)
+    for start in range(first, end, rows):
+        part = slice(start, min(start + rows, end))
         inputs = heads.recorded(buffer, partial(_in_order, part))
         part_values, part_log_probs = heads.evaluate(inputs, actions[part])
         values[part] = part_values.flatten().cpu().numpy()
         log_probs[part] = part_log_probs.cpu().numpy()
-    return buffer.values, buffer.log_probs
 
 
 def _in_order(part: slice, array: NDArray[Any]) -> NDArray[Any]:

@@ -18,7 +18,6 @@ from tests.cases import (
     gradient,
     identical,
     make_actor,
-    make_batch,
     make_policy,
     reference_entropy,
     reference_kl,
@@ -232,38 +231,6 @@ def test_order_of_theta_is_that_of_the_parameters(name, fast):
 
 
 @each_policy
-def test_likelihood_ratios_are_those_of_sb3(name):
-    """For the squashed Gaussian too, whose tanh drops out of the ratio."""
-    policy = make_policy(name, precise=True)
-    actor, batch = make_actor(policy), make_batch(policy, 20)
-    raw = batch.actions.long().flatten() if name == "discrete" else batch.actions
-
-    def log_probs():
-        actions = actor.family_actions(batch.actions)
-        with torch.no_grad():
-            return (
-                actor.family(batch.inputs).log_prob(actions),
-                policy.get_distribution(batch.inputs.observations).log_prob(raw),
-            )
-
-    old, old_sb3 = log_probs()
-    with torch.no_grad():
-        for parameter in actor.parameters:
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    new, new_sb3 = log_probs()
-    assert (new - old).abs().max() > 0.01, "the example must not be trivial"
-    torch.testing.assert_close(new - old, new_sb3 - old_sb3, rtol=1e-6, atol=1e-8)
-    if name != "gsde_squashed":
-        torch.testing.assert_close(new, new_sb3)
-
-
-@pytest.mark.parametrize("value", [-1.0, 1.0])
-def test_squashed_actions_on_the_border_stay_finite(value):
-    actor = make_actor(make_policy("gsde_squashed"))
-    assert bool(actor.family_actions(torch.full((2, 3), value)).isfinite().all())
-
-
-@each_policy
 @each_way
 def test_broken_parameters_are_a_result_not_an_exception(name, fast):
     policy = make_policy(name)
@@ -274,13 +241,3 @@ def test_broken_parameters_are_a_result_not_an_exception(name, fast):
     family = actor.family(Inputs(torch.randn(2, OBSERVATION)))
     assert bool(family.kl(family).isnan().any())
     assert torch.distributions.Distribution._validate_args == validate, "the checks of torch must be put back"
-
-
-def test_unknown_distribution_is_refused_with_its_name():
-    class Unknown:
-        distribution = None
-
-    policy = make_policy("box")
-    policy.get_distribution = lambda observations: Unknown()
-    with pytest.raises(ValueError, match="Unknown"):
-        make_actor(policy)

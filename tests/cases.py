@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, kl_divergence
@@ -109,6 +110,12 @@ ACTIONS = {
     "multi_discrete": spaces.MultiDiscrete(list(SIZES)),
     "multi_binary": spaces.MultiBinary(DIM),
 }
+# Of networks that are fast to train, by the names of the policies.
+SMALL: dict[str, dict[str, Any]] = {
+    "MlpPolicy": {"net_arch": [8]},
+    "CnnPolicy": {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}},
+    "MultiInputPolicy": {"net_arch": [8], "features_extractor_kwargs": {"cnn_output_dim": 8}},
+}
 POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in ACTIONS},
     "gsde": ("box", {"use_sde": True, "log_std_init": -1.0}),
@@ -201,6 +208,13 @@ def snapshot(module: nn.Module | Sequence[Tensor]) -> list[Tensor]:
     """Copies of all parameters and buffers."""
     tensors = module.state_dict().values() if isinstance(module, nn.Module) else module
     return [tensor.detach().clone() for tensor in tensors]
+
+
+def all_finite(model: OnPolicyAlgorithm) -> bool:
+    """Whether a policy's parameters are, and all that its optimizer remembers."""
+    memory = [item for entry in model.policy.optimizer.state.values() for item in entry.values()]
+    tensors = [*model.policy.parameters(), *(item for item in memory if isinstance(item, Tensor))]
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def identical(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:

@@ -11,6 +11,9 @@ import torch
 from gymnasium import spaces
 
 from sb3_trpo_ext import TRPO
+from tests.cases import SMALL
+
+VECTOR, BOX = spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -78,6 +81,19 @@ def space_env() -> type[SpaceEnv]:
 
 
 @pytest.fixture
+def make_env() -> Callable[..., SpaceEnv]:
+    """
+    An environment of vectors and two-dimensional actions, or of other spaces:
+    ``make_env((number of a step, ("reward", nan)), …, actions=spaces.Discrete(3))``.
+    """
+
+    def make(*spoilt: tuple[int, tuple[str, float]], observations: Any = VECTOR, actions: Any = BOX, **kwargs: Any):
+        return SpaceEnv(observations, actions, bad=dict(spoilt), **kwargs)
+
+    return make
+
+
+@pytest.fixture
 def bits() -> Callable[[Any], Any]:
     """Any nesting of tensors as bytes: equal only when every bit is, NaN and −0 included."""
 
@@ -91,13 +107,6 @@ def bits() -> Callable[[Any], Any]:
         return value
 
     return convert
-
-
-SMALL: dict[str, dict[str, Any]] = {
-    "MlpPolicy": {"net_arch": [8]},
-    "CnnPolicy": {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}},
-    "MultiInputPolicy": {"net_arch": [8], "features_extractor_kwargs": {"cnn_output_dim": 8}},
-}
 
 
 @pytest.fixture

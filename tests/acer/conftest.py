@@ -6,12 +6,7 @@ from typing import Any
 import pytest
 
 from sb3_trpo_ext import ACER
-
-SMALL: dict[str, dict[str, Any]] = {
-    "MlpPolicy": {"net_arch": [8]},
-    "CnnPolicy": {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}},
-    "MultiInputPolicy": {"net_arch": [8], "features_extractor_kwargs": {"cnn_output_dim": 8}},
-}
+from tests.cases import SMALL
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Imports go strictly downward: kernels ← common ← trust_region ← algorithms ← zoo, bench; nothing optional."""
+"""Imports go downward: kernels ← common ← trust_region ← algorithms ← zoo, bench; nothing optional is needed."""
 
 import ast
 import sys

@@ -1,4 +1,4 @@
-"""Wrong arguments are refused with a remedy; bad data and numerical trouble never reach the parameters."""
+"""Bad data and numerical trouble never reach the parameters."""
 
 import sys
 import warnings
@@ -12,102 +12,15 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.envs import IdentityEnv
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecFrameStack, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.kernels.line_search import LineSearchResult, backtrack
-from sb3_trpo_ext.trpo.settings import RULES, adapted
 from sb3_trpo_ext.trust_region import direction
-from sb3_trpo_ext.trust_region.policy_step import StepStatus
+from tests.cases import all_finite
+from tests.trpo.cases import BOX, IMAGE, VECTOR, never_satisfied
 
 NAN, INF = float("nan"), float("inf")
-BOX = spaces.Box(-1, 1, (2,))
-VECTOR = spaces.Box(-1, 1, (3,))
-IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 DICT = spaces.Dict(vector=VECTOR, picture=IMAGE)
-
-
-def no_schedule():
-    """Takes no progress."""
-
-
-WRONG = {
-    "learning_rate": [-1e-3, NAN, "fast", "lin_", "lin_-1", no_schedule],
-    "target_kl": [0, -0.1, NAN, INF, "lin_0", "exp_0.1", no_schedule],
-    "n_steps": [0, 16.0, True],
-    "batch_size": [0, 3.5],
-    "gamma": [-0.1, 1.1, NAN],
-    "gae_lambda": [-0.1, 1.1, "0.95"],
-    "cg_max_steps": [0, 2.5],
-    "cg_damping": [-0.1, INF],
-    "cg_tolerance": [-0.1, 1.0],
-    "adaptive_damping": [2, None],
-    "line_search_shrinking_factor": [0, 1, 1.5],
-    "line_search_max_iter": [-1, 1.5],
-    "n_critic_updates": [0, -1],
-    "ent_coef": [-INF, NAN, "lots"],
-    "sde_sample_freq": [-2, 2.5, "often"],
-    "stats_window_size": [0, -1],
-    "use_sde": ["no", None],
-    "normalize_advantage": ["no", None],
-    "fast": ["no", None],
-    "sub_sampling_factor": [0, 1.5],
-    "curvature_sampling_factor": [0, -2],
-    "rollouts_per_update": [0, 2.5],
-    "kl_reduction": ["max", None],
-    "trust_region": ["wasserstein", None],
-    "cg_preconditioner": ["jacobi", False],
-    "critic": ["sgd", False],
-    "n_critic_steps": [0, 2.5],
-    "critic_max_kl": [0, -0.1, NAN],
-    "num_threads": [0, -1, 1.5, True, 10**6],
-}
-
-
-@pytest.fixture
-def make_env(space_env):
-    return lambda *spoilt, observations=VECTOR, actions=BOX, **kwargs: space_env(
-        observations, actions, bad=dict(spoilt), **kwargs
-    )
-
-
-def test_every_rule_is_tested():
-    assert {rule.argument for rule in RULES} == set(WRONG)
-
-
-@pytest.mark.parametrize(("argument", "value"), [(name, value) for name, values in WRONG.items() for value in values])
-def test_wrong_argument_is_refused_with_name_value_and_remedy(argument, value, make_env, tiny):
-    with pytest.raises(ValueError) as error:
-        tiny(make_env(), **{argument: value})
-    start, _, remedy = str(error.value).partition(f", got {value!r}. ")
-    assert start.startswith(f"TRPO({argument}=...) must be ")
-    assert remedy.endswith(".")
-
-
-@pytest.mark.parametrize(
-    ("value", "kind"), [(np.float32(0.02), "target_kl"), (np.int64(8), "n_steps"), ("lin_0.02", "target_kl")]
-)
-def test_numbers_of_numpy_and_words_are_welcome(value, kind, make_env, tiny):
-    tiny(make_env(), **{kind: value})
-
-
-@pytest.mark.parametrize("settings", [{"n_steps": 1}, {"sub_sampling_factor": 16}, {"sub_sampling_factor": 99}])
-def test_one_sample_cannot_be_normalized(settings, make_env, tiny):
-    with pytest.raises(ValueError, match=r"TRPO\(n_steps=...\) must give more than one sample.*Raise n_steps"):
-        tiny(make_env(), **settings)
-    tiny(make_env(), normalize_advantage=False, **settings).learn(4)
-
-
-def test_unknown_action_space_is_refused(make_env, tiny):
-    with pytest.raises(ValueError, match=r"TRPO\(env=...\) must have an action space of type Box.*got Text"):
-        tiny(make_env(actions=spaces.Text(3)))
-
-
-def test_wrong_argument_at_load_is_refused(make_env, tiny, tmp_path):
-    tiny(make_env()).save(tmp_path / "model")
-    with pytest.raises(ValueError, match=r"TRPO\(target_kl=...\) must be a number > 0"):
-        TRPO.load(tmp_path / "model", target_kl=-1.0)
 
 
 class SpoiltAdvantages(RolloutBuffer):
@@ -192,12 +105,6 @@ def test_a_broken_environment_is_warned_of_once(make_env, tiny):
     assert len([one for one in shown if "Update skipped" in str(one.message)]) == 1
 
 
-def all_finite(model):
-    state = [item for entry in model.policy.optimizer.state.values() for item in entry.values()]
-    tensors = [*model.policy.parameters(), *(item for item in state if isinstance(item, torch.Tensor))]
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
-
-
 @pytest.mark.parametrize("step", [15, 16], ids=["last_step", "observation_after_the_rollout"])
 def test_bad_observation_at_the_seam_of_two_rollouts(step, make_env, tiny, bits):
     """The observation after the last step belongs to this rollout's last value and is the next one's first."""
@@ -210,55 +117,6 @@ def test_bad_observation_at_the_seam_of_two_rollouts(step, make_env, tiny, bits)
         warnings.simplefilter("ignore")
         model.learn(32, reset_num_timesteps=False)
     assert model._n_updates >= 1 and all_finite(model)
-
-
-def normalized(envs, **kwargs):
-    return VecNormalize(DummyVecEnv(envs), **kwargs)
-
-
-WRAPPERS = {
-    "normalize": normalized,
-    "normalize_observations": partial(normalized, norm_reward=False),
-    "normalize_reward": partial(normalized, norm_obs=False),
-    "monitor": lambda envs: VecMonitor(normalized(envs)),
-    "check_nan": lambda envs: VecCheckNan(normalized(envs), warn_once=True),
-    "frame_stack": lambda envs: VecFrameStack(normalized(envs), 3),
-    "normalized_frame_stack": lambda envs: VecNormalize(VecFrameStack(DummyVecEnv(envs), 3)),
-}
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("where", [0, 1, 36, 48], ids=["first_reset", "first_step", "middle", "seam"])
-@pytest.mark.parametrize("part", ["observation", "reward"])
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_running_statistics_recover(wrapper, part, where, make_env, tiny, bits):
-    if part == "reward" and where == 0:
-        pytest.skip("a reset has no reward")
-    environment = WRAPPERS[wrapper]([partial(make_env, (where, (part, NAN)), length=50), make_env])
-    model = tiny(environment)
-    parameters = [bits(model.get_parameters())]
-    skipped = []
-    for _ in range(7):
-        model.learn(32, reset_num_timesteps=False)
-        parameters.append(bits(model.get_parameters()))
-        skipped.append(model.logger.name_to_value["train/update_status"] == "skipped")
-    assert 1 <= sum(skipped) <= 3 and not any(skipped[-2:])
-    for before, after, skip in zip(parameters, parameters[1:], skipped, strict=False):
-        assert (before == after) == skip
-    statistics = model.get_vec_normalize_env()
-    assert np.isfinite(statistics.ret_rms.mean) and np.isfinite(statistics.ret_rms.var)
-    if statistics.norm_obs:
-        assert np.isfinite(statistics.obs_rms.mean).all() and np.isfinite(statistics.obs_rms.var).all()
-        assert statistics.obs_rms.count > 64  # of real data, not of the start
-    assert np.isfinite(statistics.returns).all() and all_finite(model)
-
-
-def test_statistics_that_are_not_trained_stay_as_they_are(make_env, tiny, bits):
-    environment = normalized([partial(make_env, (4, ("reward", NAN)))], training=False)
-    before = bits(vars(environment.obs_rms)), bits(vars(environment.ret_rms))
-    with pytest.warns(UserWarning, match="Update skipped"):
-        tiny(environment).learn(16)
-    assert (bits(vars(environment.obs_rms)), bits(vars(environment.ret_rms))) == before
 
 
 @pytest.mark.filterwarnings("ignore:Update skipped")
@@ -304,12 +162,6 @@ def test_zero_advantages_leave_the_actor_bit_identical(action, normalize_advanta
     assert (bits(model.actor.critic_parameters()) == critic) == (not normalize_advantage)
 
 
-def never_satisfied(evaluate, start, target_kl, line_search_shrinking_factor, line_search_max_iter):
-    """A line search that tries everything and likes nothing."""
-    trials = [evaluate(line_search_shrinking_factor**i) for i in range(line_search_max_iter)]
-    return LineSearchResult(False, 0.0, trials[-1], line_search_max_iter)
-
-
 # Coins that fall surely are well within a large region.
 FAILING = [
     (action, natural) for action in ACTIONS for natural in (True, False) if (action, natural) != ("multi_binary", True)
@@ -331,39 +183,6 @@ def test_failed_line_search_restores_bit_for_bit(action, fast, natural, make_env
     assert bits(model.actor.parameters) == before
     for key in ("kl_divergence_loss", "kl_max", "step_norm", "actual_improvement", "predicted_improvement"):
         assert logged[f"train/{key}"] == 0
-
-
-@pytest.mark.parametrize("adaptive", [True, False])
-def test_damping_doubles_with_each_failure_and_returns_with_each_success(adaptive, make_env, tiny, monkeypatch):
-    model = tiny(make_env(), cg_damping=0.1, adaptive_damping=adaptive)
-
-    def damping(search):
-        """Of one more update, with this line search."""
-        monkeypatch.setattr(direction, "backtrack", search)
-        model.learn(16, reset_num_timesteps=False)
-        return model.logger.name_to_value["train/cg_damping"] / 0.1
-
-    factors = [damping(never_satisfied) for _ in range(3)] + [damping(backtrack) for _ in range(4)]
-    assert factors == pytest.approx([1, 2, 4, 8, 4, 2, 1] if adaptive else [1] * 7)
-
-
-def test_damping_that_adapts_is_saved_and_cannot_be_zero(make_env, tiny, monkeypatch, tmp_path):
-    monkeypatch.setattr(direction, "backtrack", never_satisfied)
-    model = tiny(make_env(), adaptive_damping=True).learn(32)
-    model.save(tmp_path / "model")
-    loaded = TRPO.load(tmp_path / "model", env=model.get_env()).learn(16, reset_num_timesteps=False)
-    assert loaded.logger.name_to_value["train/cg_damping"] == pytest.approx(4 * 0.1 * 2)  # after two failures, 2-D
-    with pytest.raises(ValueError, match=r"TRPO\(adaptive_damping=True\) must have a cg_damping above 0, got 0"):
-        tiny(make_env(), adaptive_damping=True, cg_damping=0.0)
-
-
-def test_damping_has_a_ceiling_and_changes_with_the_quadratic_model_only():
-    factor = 1.0
-    for _ in range(12):
-        factor = adapted(factor, StepStatus.BAD_CURVATURE)
-    assert factor == 1024
-    assert adapted(factor, StepStatus.ZERO_GRADIENT) == adapted(factor, StepStatus.NO_REGION) == 1024
-    assert adapted(1.5, StepStatus.ACCEPTED) == adapted(1.0, StepStatus.ACCEPTED) == 1
 
 
 ABSURD = {

@@ -1,9 +1,7 @@
 """The contract with Stable-Baselines3: wherever its algorithms work, this one runs, predicts, saves, loads, repeats."""
 
 import inspect
-import warnings
 from functools import partial
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -494,129 +492,6 @@ def test_ratios_of_squashed_actions_are_those_of_the_policy(settings, space_env,
     advantages = (data.advantages - data.advantages.mean()) / data.advantages.std()
     expected = float((ratio * advantages).mean())
     assert dict(model.logger.name_to_value)["train/policy_objective"] == pytest.approx(expected, rel=1e-3)
-
-
-def test_warns_of_a_batch_size_that_does_not_divide_the_rollout(space_env, tiny):
-    with pytest.warns(UserWarning, match=r"batch_size=5 does not divide .* = 16: .* has 1 samples"):
-        tiny(space_env(VECTOR, BOX), critic="adam", batch_size=5).learn(16)
-
-
-SETTINGS_OF_A_CRITIC = {
-    "trust_region": {"n_critic_steps": 7, "critic_max_kl": 0.7},
-    "adam": {"learning_rate": 0.7, "batch_size": 7, "n_critic_updates": 7},
-}
-
-
-@pytest.mark.parametrize(("critic", "other"), [("trust_region", "adam"), ("adam", "trust_region")])
-def test_warns_of_settings_that_only_the_other_critic_has(critic, other, space_env, tiny, tmp_path):
-    environment = space_env(VECTOR, BOX)
-    for name, value in SETTINGS_OF_A_CRITIC[other].items():
-        for given in (value, CRITIC_SETTINGS[other][name]):  # the default too, if someone says it
-            said = rf'{name}={given} has no effect with critic="{critic}".*"{other}"'
-            with pytest.warns(UserWarning, match=said) as seen:
-                TRPO("MlpPolicy", environment, critic=critic, device="cpu", **{name: given})
-            assert [Path(one.filename).name for one in seen] == ["test_contract.py"]  # where the user wrote it
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        TRPO("MlpPolicy", environment, device="cpu")
-        model = TRPO("MlpPolicy", environment, critic=critic, device="cpu", n_steps=28, **SETTINGS_OF_A_CRITIC[critic])
-        model.save(tmp_path / "model")
-        # RL Zoo loads every model so, only to show what it does.
-        TRPO.load(tmp_path / "model", custom_objects={"learning_rate": 0.0, "clip_range": lambda progress: 0.0})
-
-
-@pytest.mark.parametrize(
-    ("policy", "observations", "default"),
-    [
-        ("MlpPolicy", VECTOR, "trust_region"),
-        ("MlpPolicy", spaces.Discrete(3), "trust_region"),
-        ("MultiInputPolicy", spaces.Dict(a=VECTOR, b=spaces.Discrete(2)), "trust_region"),
-        ("MultiInputPolicy", spaces.Dict(a=VECTOR, b=IMAGE), "adam"),
-        ("CnnPolicy", IMAGE, "adam"),
-        ("MlpPolicy", spaces.Box(-1, 1, (2, 3, 4, 4)), "adam"),
-    ],
-)
-@pytest.mark.parametrize("critic", [None, "trust_region", "adam"])
-def test_how_the_critic_is_fitted(critic, policy, observations, default, space_env, tiny, tmp_path):
-    """Images alone are left to Adam. How many steps were taken tells which way it was."""
-    environment = space_env(observations, BOX)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the other critic's setting
-        model = tiny(environment, policy, critic=critic, n_critic_steps=2, n_critic_updates=7).learn(16)
-    steps = {"trust_region": 2, "adam": 7}[critic or default]
-    assert model.logger.name_to_value["train/critic_steps"] == steps
-    model.save(tmp_path / "model")
-    loaded = TRPO.load(tmp_path / "model", env=environment).learn(16)
-    assert loaded.critic == critic and loaded.logger.name_to_value["train/critic_steps"] == steps
-
-
-@pytest.mark.parametrize(
-    ("settings", "line"),
-    [
-        (
-            {},
-            "Differentiating the actor by hand, the critic by hand; collecting fast; "
-            "fitting the critic in a trust region\n",
-        ),
-        (
-            {"use_sde": True, "critic": "adam"},
-            "by autograd, the critic by hand; collecting fast; fitting the critic by minibatches\n",
-        ),
-        (
-            {"fast": False},
-            "Differentiating the actor by autograd, the critic by autograd; collecting by the loop of SB3; "
-            "fitting the critic in a trust region\n",
-        ),
-        # 3 · 5 + 5 and 2 · 5
-        (extractor(Extractor, True), "; only the trust-region step trains the 30 shared parameters\n"),
-    ],
-)
-def test_says_which_ways_it_takes_when_it_begins_to_learn(settings, line, space_env, tiny, capsys):
-    model = tiny(space_env(VECTOR, BOX), verbose=1, **settings)
-    assert line not in capsys.readouterr().out
-    model.learn(8)
-    assert line in capsys.readouterr().out
-
-
-def test_numbers_of_numpy(space_env, tiny):
-    model = tiny(
-        space_env(VECTOR, BOX),
-        critic="adam",
-        batch_size=np.int64(4),
-        n_steps=np.int32(16),
-        target_kl=np.float32(0.02),
-        learning_rate=np.float64(1e-3),
-        gamma=np.float32(0.9),
-    ).learn(16)
-    assert model.logger.name_to_value["train/target_kl"] == pytest.approx(0.02)
-
-
-@pytest.mark.parametrize(
-    ("actions", "dimensions"),
-    [
-        (spaces.Box(-1, 1, (2, 3)), 6),
-        (spaces.Discrete(5), 1),
-        (spaces.MultiDiscrete([3, 2, 4]), 3),
-        (spaces.MultiBinary(4), 4),
-    ],
-    ids=["box", "discrete", "multi_discrete", "multi_binary"],
-)
-def test_defaults_of_target_kl_and_damping_count_action_dimensions(actions, dimensions, space_env, tiny, tmp_path):
-    environment = space_env(VECTOR, actions)
-
-    def region(model):
-        """In force in the next update: its size and damping."""
-        model.learn(16, reset_num_timesteps=False)
-        return tuple(model.logger.name_to_value[f"train/{name}"] for name in ("target_kl", "cg_damping"))
-
-    model = tiny(environment)
-    assert region(model) == pytest.approx((0.02 * dimensions, 0.1 * dimensions))
-    assert region(tiny(environment, kl_reduction="mean")) == (0.02, 0.1)
-    assert region(tiny(environment, trust_region="euclidean")) == (0.02, 0.1)
-    assert region(tiny(environment, target_kl=0.01, cg_damping=0.0)) == (0.01, 0.0)
-    model.save(tmp_path / "model")
-    assert region(TRPO.load(tmp_path / "model", env=model.get_env())) == region(model)
-    assert region(TRPO.load(tmp_path / "model", env=model.get_env(), kl_reduction="mean")) == (0.02, 0.1)
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan")])

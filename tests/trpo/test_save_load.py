@@ -1,4 +1,4 @@
-"""What is saved comes back bit for bit, trains on as if nothing had happened, and opens models of sb3-contrib."""
+"""What is saved comes back bit for bit, and trains on as if nothing had happened."""
 
 import base64
 import io
@@ -8,10 +8,7 @@ import zipfile
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-import sb3_contrib
-import stable_baselines3
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
@@ -19,49 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.trpo.policies import CnnPolicy, MultiInputPolicy
-
-BOX = spaces.Box(-1, 1, (2,))
-VECTOR = spaces.Box(-1, 1, (3,))
-IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
-KINDS = {
-    "mlp": ("MlpPolicy", VECTOR, BOX),
-    "mlp_discrete": ("MlpPolicy", VECTOR, spaces.Discrete(3)),
-    "mlp_multi_binary": ("MlpPolicy", VECTOR, spaces.MultiBinary(3)),
-    "cnn": ("CnnPolicy", IMAGE, BOX),
-    "dict": ("MultiInputPolicy", spaces.Dict(vector=VECTOR, picture=IMAGE), BOX),
-}
-SMALL = {
-    "MlpPolicy": {"net_arch": [8]},
-    "CnnPolicy": {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 8}},
-    "MultiInputPolicy": {"net_arch": [8], "features_extractor_kwargs": {"cnn_output_dim": 8}},
-}
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]
-
-
-@pytest.fixture
-def build(space_env, tiny):
-    """A model of a kind, and with it a way to make its environment."""
-
-    def make(kind, **settings):
-        policy, observation_space, action_space = kind
-        return tiny(DummyVecEnv([partial(space_env, observation_space, action_space)] * 2), policy, **settings)
-
-    return make
-
-
-@pytest.fixture
-def build_contrib(space_env):
-    def make(kind, **settings):
-        policy, observation_space, action_space = kind
-        environment = DummyVecEnv([partial(space_env, observation_space, action_space)] * 2)
-        defaults = {"n_steps": 16, "batch_size": 16, "seed": 0, "device": "cpu", "policy_kwargs": SMALL[policy]}
-        return sb3_contrib.TRPO(policy, environment, **(defaults | settings))
-
-    return make
+from tests.trpo.cases import BOX, KINDS, VECTOR, predictions
 
 
 def train_on(model, steps, seed):
@@ -69,10 +24,6 @@ def train_on(model, steps, seed):
     model.set_random_seed(seed)
     model.set_env(model.get_env(), force_reset=True)
     return model.learn(steps, reset_num_timesteps=False)
-
-
-def predictions(model, observations):
-    return model.predict(observations, deterministic=True)[0]
 
 
 SETTINGS = {
@@ -175,22 +126,28 @@ def test_path_text_open_file_and_buffer(build, bits, tmp_path):
         TRPO.load(tmp_path / "missing")
 
 
+STORED = {
+    "default": {},
+    "gsde": {"use_sde": True},
+    "schedules": {"critic": "adam", "learning_rate": "lin_0.01", "target_kl": FloatSchedule(0.01)},
+}
+CONTINUOUS = [name for name, (_, _, action) in KINDS.items() if isinstance(action, spaces.Box)]
+
+
 @pytest.mark.parametrize(
-    ("settings"),
-    [{}, {"use_sde": True}, {"critic": "adam", "learning_rate": "lin_0.01", "target_kl": FloatSchedule(0.01)}],
-    ids=["default", "gsde", "schedules"],
+    ("name", "settings"),
+    [(name, settings) for settings in STORED for name in (CONTINUOUS if settings == "gsde" else KINDS)],
 )
-def test_saved_data_is_json_or_importable(settings, kind, build, tmp_path):
+def test_saved_data_is_json_or_importable(name, settings, build, tmp_path):
     """No code is stored: what is pickled refers to classes by their import paths, so a safe loader could allow them."""
-    if settings.get("use_sde") and not isinstance(kind[2], spaces.Box):
-        pytest.skip("gSDE is for continuous actions")
-    model = build(kind, **settings).learn(32)
+    model = build(KINDS[name], **STORED[settings]).learn(32)
     model.save(tmp_path / "model")
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
         data = json.loads(archive.read("data"))
         assert {"policy.pth", "policy.optimizer.pth", "pytorch_variables.pth"} <= set(archive.namelist())
-    assert {"actor", "critic_network", "rollout_buffer", "policy", "env", "_normalization"}.isdisjoint(data)
-    for name, value in data.items():
+    derived = {"actor", "value_function", "_earlier", "_good_statistics"}
+    assert ({"rollout_buffer", "policy", "env"} | derived).isdisjoint(data) and derived <= vars(model).keys()
+    for attribute, value in data.items():
         if not (isinstance(value, dict) and ":serialized:" in value):
             continue
         text = [
@@ -199,116 +156,8 @@ def test_saved_data_is_json_or_importable(settings, kind, build, tmp_path):
             if isinstance(argument, str)
         ]
         assert not [word for word in text if "cloudpickle" in word or word in ("<lambda>", "CodeType", "__main__")], (
-            name
+            attribute
         )
-
-
-def rewrite(source, target, change):
-    """A copy of a zip whose members went through ``change(name, content)``; None leaves one out."""
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
-        for name in old.namelist():
-            content = change(name, old.read(name))
-            if content is not None:
-                new.writestr(name, content)
-
-
-DAMAGED = {
-    "truncated": lambda good: good[: len(good) // 2],
-    "last_byte_missing": lambda good: good[:-1],
-    "not_a_zip": lambda good: b"this is a text",
-    "nothing": lambda good: b"",
-    "flipped_late": lambda good: good[:-6000] + bytes(255 - byte for byte in good[-6000:-5900]) + good[-5900:],
-    "flipped": lambda good: good[:100] + bytes(255 - byte for byte in good[100:200]) + good[200:],
-}
-
-
-@pytest.mark.parametrize("as_buffer", [False, True], ids=["path", "buffer"])
-@pytest.mark.parametrize("damage", DAMAGED)
-def test_damaged_file_is_refused(damage, as_buffer, build, tmp_path):
-    build(KINDS["mlp"]).save(tmp_path / "good")
-    content = DAMAGED[damage]((tmp_path / "good.zip").read_bytes())
-    path = tmp_path / "bad.zip"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"is not a saved model, or is damaged .*Expected a zip file written by TRPO"):
-        TRPO.load(io.BytesIO(content) if as_buffer else path)
-
-
-MEMBERS = {
-    "empty": lambda name, content: None,
-    "no_data": lambda name, content: None if name == "data" else content,
-    "data_is_no_json": lambda name, content: b"{" if name == "data" else content,
-    "data_is_a_number": lambda name, content: b"3" if name == "data" else content,
-    "no_policy": lambda name, content: None if name == "policy.pth" else content,
-    "no_optimizer": lambda name, content: None if name == "policy.optimizer.pth" else content,
-}
-
-
-@pytest.mark.parametrize("member", MEMBERS)
-def test_zip_with_the_wrong_members_is_refused(member, build, tmp_path):
-    build(KINDS["mlp"]).save(tmp_path / "good")
-    rewrite(tmp_path / "good.zip", tmp_path / "bad.zip", MEMBERS[member])
-    with pytest.raises(ValueError, match=r"bad.zip is not a saved model, or is damaged"):
-        TRPO.load(tmp_path / "bad.zip")
-
-
-def test_model_of_another_algorithm_is_refused(space_env, tmp_path):
-    stable_baselines3.PPO("MlpPolicy", space_env(VECTOR, BOX), n_steps=16, batch_size=16).save(tmp_path / "ppo")
-    with pytest.raises(ValueError, match=r"ppo was saved by another algorithm than TRPO. Load it with the class"):
-        TRPO.load(tmp_path / "ppo")
-
-
-@pytest.mark.parametrize("trained", [False, True], ids=["fresh", "trained"])
-def test_model_of_sb3_contrib_is_opened_and_trained_on(kind, trained, build_contrib, bits, tmp_path):
-    theirs = build_contrib(kind, target_kl=0.02, cg_damping=0.07, gamma=0.95, learning_rate=3e-3)
-    if trained:
-        theirs.learn(64)
-    theirs.save(tmp_path / "model")
-    ours = TRPO.load(tmp_path / "model", env=theirs.get_env(), device="cpu")
-    assert (ours.kl_reduction, ours.critic) == ("mean", "adam") and isinstance(ours, TRPO)
-    for name in ("target_kl", "cg_damping", "gamma", "learning_rate", "n_steps", "num_timesteps", "_n_updates"):
-        assert getattr(ours, name) == getattr(theirs, name)
-    assert bits(ours.policy.state_dict()) == bits(theirs.policy.state_dict())
-
-    observations = theirs.get_env().reset()
-    for deterministic in (True, False):
-        actions = []
-        for model in (theirs, ours):
-            model.set_random_seed(4)
-            actions.append(model.predict(observations, deterministic=deterministic)[0])
-        assert bits(actions[0]) == bits(actions[1])
-
-    names = {id(parameter): name for name, parameter in ours.policy.named_parameters()}
-    of_theirs = dict(theirs.policy.named_parameters())
-    assert len(ours.policy.optimizer.state) == (len(ours.actor.critic_parameters()) if trained else 0)
-    for parameter, moments in ours.policy.optimizer.state.items():
-        assert bits(moments) == bits(theirs.policy.optimizer.state[of_theirs[names[id(parameter)]]])
-
-    before = bits(ours.policy.state_dict())
-    ours.learn(64, reset_num_timesteps=False)
-    logged = dict(ours.logger.name_to_value)
-    assert ours.num_timesteps == 64 * (1 + trained) and bits(ours.policy.state_dict()) != before
-    assert logged["train/update_status"] == "accepted" and logged["train/kl_divergence_loss"] <= 0.02
-
-    ours.save(tmp_path / "again")
-    again = TRPO.load(tmp_path / "again")
-    assert (again.kl_reduction, again.critic) == ("mean", "adam")
-    assert bits(again.get_parameters()) == bits(ours.get_parameters())
-
-
-def test_model_of_sb3_contrib_may_be_given_another_kl(build_contrib, tmp_path):
-    build_contrib(KINDS["mlp"]).save(tmp_path / "model")
-    loaded = TRPO.load(tmp_path / "model", kl_reduction="sum", target_kl=0.02)
-    assert (loaded.kl_reduction, loaded.target_kl) == ("sum", 0.02)
-
-
-def test_parameters_of_sb3_contrib_can_be_set(build, build_contrib, bits, tmp_path):
-    theirs = build_contrib(KINDS["mlp"]).learn(32)
-    theirs.save(tmp_path / "model")
-    for source in (str(tmp_path / "model"), theirs.get_parameters()):
-        ours = build(KINDS["mlp"])
-        ours.set_parameters(source, device="cpu")
-        assert bits(ours.policy.state_dict()) == bits(theirs.policy.state_dict())
-        assert len(ours.policy.optimizer.state) == len(ours.actor.critic_parameters())
 
 
 def test_parameters_can_be_exchanged_between_models(build, kind, bits):

@@ -157,15 +157,6 @@ def test_what_is_frozen_stays_and_the_rest_learns(frozen, fast):
     assert not torch.equal(case.policy.value_net.weight, last)
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.RMSprop, torch.optim.AdamW])
-def test_optimizer_is_the_one_that_the_policy_asks_for(optimizer):
-    policy = make_policy("box", optimizer_class=optimizer, optimizer_kwargs={"weight_decay": 0.25})
-    ValueFunction(make_actor(policy), 0.125)
-    made = policy.optimizer
-    assert type(made) is optimizer
-    assert (made.param_groups[0]["lr"], made.param_groups[0]["weight_decay"]) == (0.125, 0.25)
-
-
 def test_logged_keys():
     fit = Case().fit(1)
     logged = fit.logged()

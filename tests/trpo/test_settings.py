@@ -1,0 +1,262 @@
+"""TRPO's settings: wrong ones are refused with a remedy, and what the others stand for."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+
+from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.kernels.line_search import backtrack
+from sb3_trpo_ext.trpo.settings import CRITIC_SETTINGS, RULES, adapted
+from sb3_trpo_ext.trust_region import direction
+from sb3_trpo_ext.trust_region.policy_step import StepStatus
+from tests.trpo.cases import BOX, IMAGE, VECTOR, never_satisfied
+
+NAN, INF = float("nan"), float("inf")
+
+
+def no_schedule():
+    """Takes no progress."""
+
+
+WRONG = {
+    "learning_rate": [-1e-3, NAN, "fast", "lin_", "lin_-1", no_schedule],
+    "target_kl": [0, -0.1, NAN, INF, "lin_0", "exp_0.1", no_schedule],
+    "n_steps": [0, 16.0, True],
+    "batch_size": [0, 3.5],
+    "gamma": [-0.1, 1.1, NAN],
+    "gae_lambda": [-0.1, 1.1, "0.95"],
+    "cg_max_steps": [0, 2.5],
+    "cg_damping": [-0.1, INF],
+    "cg_tolerance": [-0.1, 1.0],
+    "adaptive_damping": [2, None],
+    "line_search_shrinking_factor": [0, 1, 1.5],
+    "line_search_max_iter": [-1, 1.5],
+    "n_critic_updates": [0, -1],
+    "ent_coef": [-INF, NAN, "lots"],
+    "sde_sample_freq": [-2, 2.5, "often"],
+    "stats_window_size": [0, -1],
+    "use_sde": ["no", None],
+    "normalize_advantage": ["no", None],
+    "fast": ["no", None],
+    "sub_sampling_factor": [0, 1.5],
+    "curvature_sampling_factor": [0, -2],
+    "rollouts_per_update": [0, 2.5],
+    "kl_reduction": ["max", None],
+    "trust_region": ["wasserstein", None],
+    "cg_preconditioner": ["jacobi", False],
+    "critic": ["sgd", False],
+    "n_critic_steps": [0, 2.5],
+    "critic_max_kl": [0, -0.1, NAN],
+    "num_threads": [0, -1, 1.5, True, 10**6],
+}
+
+
+def test_every_rule_is_tested():
+    assert {rule.argument for rule in RULES} == set(WRONG)
+
+
+@pytest.mark.parametrize(("argument", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_wrong_argument_is_refused_with_name_value_and_remedy(argument, value, make_env, tiny):
+    with pytest.raises(ValueError) as error:
+        tiny(make_env(), **{argument: value})
+    start, _, remedy = str(error.value).partition(f", got {value!r}. ")
+    assert start.startswith(f"TRPO({argument}=...) must be ")
+    assert remedy.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(np.float32(0.02), "target_kl"), (np.int64(8), "n_steps"), ("lin_0.02", "target_kl")]
+)
+def test_numbers_of_numpy_and_words_are_welcome(value, kind, make_env, tiny):
+    tiny(make_env(), **{kind: value})
+
+
+@pytest.mark.parametrize("settings", [{"n_steps": 1}, {"sub_sampling_factor": 16}, {"sub_sampling_factor": 99}])
+def test_one_sample_cannot_be_normalized(settings, make_env, tiny):
+    with pytest.raises(ValueError, match=r"TRPO\(n_steps=...\) must give more than one sample.*Raise n_steps"):
+        tiny(make_env(), **settings)
+    tiny(make_env(), normalize_advantage=False, **settings).learn(4)
+
+
+def test_unknown_action_space_is_refused(make_env, tiny):
+    with pytest.raises(ValueError, match=r"TRPO\(env=...\) must have an action space of type Box.*got Text"):
+        tiny(make_env(actions=spaces.Text(3)))
+
+
+def test_wrong_argument_at_load_is_refused(make_env, tiny, tmp_path):
+    tiny(make_env()).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"TRPO\(target_kl=...\) must be a number > 0"):
+        TRPO.load(tmp_path / "model", target_kl=-1.0)
+
+
+def test_warns_of_a_batch_size_that_does_not_divide_the_rollout(space_env, tiny):
+    with pytest.warns(UserWarning, match=r"batch_size=5 does not divide .* = 16: .* has 1 samples"):
+        tiny(space_env(VECTOR, BOX), critic="adam", batch_size=5).learn(16)
+
+
+SETTINGS_OF_A_CRITIC = {
+    "trust_region": {"n_critic_steps": 7, "critic_max_kl": 0.7},
+    "adam": {"learning_rate": 0.7, "batch_size": 7, "n_critic_updates": 7},
+}
+
+
+@pytest.mark.parametrize(("critic", "other"), [("trust_region", "adam"), ("adam", "trust_region")])
+def test_warns_of_settings_that_only_the_other_critic_has(critic, other, space_env, tiny, tmp_path):
+    environment = space_env(VECTOR, BOX)
+    for name, value in SETTINGS_OF_A_CRITIC[other].items():
+        for given in (value, CRITIC_SETTINGS[other][name]):  # the default too, if someone says it
+            said = rf'{name}={given} has no effect with critic="{critic}".*"{other}"'
+            with pytest.warns(UserWarning, match=said) as seen:
+                TRPO("MlpPolicy", environment, critic=critic, device="cpu", **{name: given})
+            assert [Path(one.filename).name for one in seen] == [Path(__file__).name]  # where the user wrote it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TRPO("MlpPolicy", environment, device="cpu")
+        model = TRPO("MlpPolicy", environment, critic=critic, device="cpu", n_steps=28, **SETTINGS_OF_A_CRITIC[critic])
+        model.save(tmp_path / "model")
+        # RL Zoo loads every model so, only to show what it does.
+        TRPO.load(tmp_path / "model", custom_objects={"learning_rate": 0.0, "clip_range": lambda progress: 0.0})
+
+
+@pytest.mark.parametrize(
+    ("policy", "observations", "default"),
+    [
+        ("MlpPolicy", VECTOR, "trust_region"),
+        ("MlpPolicy", spaces.Discrete(3), "trust_region"),
+        ("MultiInputPolicy", spaces.Dict(a=VECTOR, b=spaces.Discrete(2)), "trust_region"),
+        ("MultiInputPolicy", spaces.Dict(a=VECTOR, b=IMAGE), "adam"),
+        ("CnnPolicy", IMAGE, "adam"),
+        ("MlpPolicy", spaces.Box(-1, 1, (2, 3, 4, 4)), "adam"),
+    ],
+)
+@pytest.mark.parametrize("critic", [None, "trust_region", "adam"])
+def test_how_the_critic_is_fitted(critic, policy, observations, default, space_env, tiny, tmp_path):
+    """Images alone are left to Adam. How many steps were taken tells which way it was."""
+    environment = space_env(observations, BOX)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the other critic's setting
+        model = tiny(environment, policy, critic=critic, n_critic_steps=2, n_critic_updates=7).learn(16)
+    steps = {"trust_region": 2, "adam": 7}[critic or default]
+    assert model.logger.name_to_value["train/critic_steps"] == steps
+    model.save(tmp_path / "model")
+    loaded = TRPO.load(tmp_path / "model", env=environment).learn(16)
+    assert loaded.critic == critic and loaded.logger.name_to_value["train/critic_steps"] == steps
+
+
+class Encoder(BaseFeaturesExtractor):
+    def __init__(self, observation_space, features_dim=5):
+        super().__init__(observation_space, features_dim)
+        self.layers = nn.Sequential(nn.Linear(3, features_dim), nn.BatchNorm1d(features_dim))
+
+    def forward(self, observations):
+        return self.layers(observations)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            {},
+            "Differentiating the actor by hand, the critic by hand; collecting fast; "
+            "fitting the critic in a trust region\n",
+        ),
+        (
+            {"use_sde": True, "critic": "adam"},
+            "by autograd, the critic by hand; collecting fast; fitting the critic by minibatches\n",
+        ),
+        (
+            {"fast": False},
+            "Differentiating the actor by autograd, the critic by autograd; collecting by the loop of SB3; "
+            "fitting the critic in a trust region\n",
+        ),
+        # 3 · 5 + 5 and 2 · 5
+        (
+            {"policy_kwargs": {"features_extractor_class": Encoder}},
+            "; only the trust-region step trains the 30 shared parameters\n",
+        ),
+    ],
+)
+def test_says_which_ways_it_takes_when_it_begins_to_learn(settings, line, space_env, tiny, capsys):
+    model = tiny(space_env(VECTOR, BOX), verbose=1, **settings)
+    assert line not in capsys.readouterr().out
+    model.learn(8)
+    assert line in capsys.readouterr().out
+
+
+def test_numbers_of_numpy(space_env, tiny):
+    model = tiny(
+        space_env(VECTOR, BOX),
+        critic="adam",
+        batch_size=np.int64(4),
+        n_steps=np.int32(16),
+        target_kl=np.float32(0.02),
+        learning_rate=np.float64(1e-3),
+        gamma=np.float32(0.9),
+    ).learn(16)
+    assert model.logger.name_to_value["train/target_kl"] == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    ("actions", "dimensions"),
+    [
+        (spaces.Box(-1, 1, (2, 3)), 6),
+        (spaces.Discrete(5), 1),
+        (spaces.MultiDiscrete([3, 2, 4]), 3),
+        (spaces.MultiBinary(4), 4),
+    ],
+    ids=["box", "discrete", "multi_discrete", "multi_binary"],
+)
+def test_defaults_of_target_kl_and_damping_count_action_dimensions(actions, dimensions, space_env, tiny, tmp_path):
+    environment = space_env(VECTOR, actions)
+
+    def region(model):
+        """In force in the next update: its size and damping."""
+        model.learn(16, reset_num_timesteps=False)
+        return tuple(model.logger.name_to_value[f"train/{name}"] for name in ("target_kl", "cg_damping"))
+
+    model = tiny(environment)
+    assert region(model) == pytest.approx((0.02 * dimensions, 0.1 * dimensions))
+    assert region(tiny(environment, kl_reduction="mean")) == (0.02, 0.1)
+    assert region(tiny(environment, trust_region="euclidean")) == (0.02, 0.1)
+    assert region(tiny(environment, target_kl=0.01, cg_damping=0.0)) == (0.01, 0.0)
+    model.save(tmp_path / "model")
+    assert region(TRPO.load(tmp_path / "model", env=model.get_env())) == region(model)
+    assert region(TRPO.load(tmp_path / "model", env=model.get_env(), kl_reduction="mean")) == (0.02, 0.1)
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_damping_doubles_with_each_failure_and_returns_with_each_success(adaptive, make_env, tiny, monkeypatch):
+    model = tiny(make_env(), cg_damping=0.1, adaptive_damping=adaptive)
+
+    def damping(search):
+        """Of one more update, with this line search."""
+        monkeypatch.setattr(direction, "backtrack", search)
+        model.learn(16, reset_num_timesteps=False)
+        return model.logger.name_to_value["train/cg_damping"] / 0.1
+
+    factors = [damping(never_satisfied) for _ in range(3)] + [damping(backtrack) for _ in range(4)]
+    assert factors == pytest.approx([1, 2, 4, 8, 4, 2, 1] if adaptive else [1] * 7)
+
+
+def test_damping_that_adapts_is_saved_and_cannot_be_zero(make_env, tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr(direction, "backtrack", never_satisfied)
+    model = tiny(make_env(), adaptive_damping=True).learn(32)
+    model.save(tmp_path / "model")
+    loaded = TRPO.load(tmp_path / "model", env=model.get_env()).learn(16, reset_num_timesteps=False)
+    assert loaded.logger.name_to_value["train/cg_damping"] == pytest.approx(4 * 0.1 * 2)  # after two failures, 2-D
+    with pytest.raises(ValueError, match=r"TRPO\(adaptive_damping=True\) must have a cg_damping above 0, got 0"):
+        tiny(make_env(), adaptive_damping=True, cg_damping=0.0)
+
+
+def test_damping_has_a_ceiling_and_changes_with_the_quadratic_model_only():
+    factor = 1.0
+    for _ in range(12):
+        factor = adapted(factor, StepStatus.BAD_CURVATURE)
+    assert factor == 1024
+    assert adapted(factor, StepStatus.ZERO_GRADIENT) == adapted(factor, StepStatus.NO_REGION) == 1024
+    assert adapted(1.5, StepStatus.ACCEPTED) == adapted(1.0, StepStatus.ACCEPTED) == 1

@@ -1,12 +1,15 @@
 """Files that hold no model, or another algorithm's, are refused, whatever they hold."""
 
 import io
+import json
 import zipfile
 
 import pytest
 import stable_baselines3
+from stable_baselines3.common.save_util import data_to_json, load_from_zip_file
 
 from sb3_trpo_ext import TRPO
+from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
 
 
 def rewrite(source, target, change):
@@ -61,3 +64,63 @@ def test_model_of_another_algorithm_is_refused(make_env, tmp_path):
     stable_baselines3.PPO("MlpPolicy", make_env(), n_steps=16, batch_size=16).save(tmp_path / "ppo")
     with pytest.raises(ValueError, match=r"ppo was saved by another algorithm than TRPO. Load it with the class"):
         TRPO.load(tmp_path / "ppo")
+
+
+class Executed(Exception):
+    pass
+
+
+def explode():
+    raise Executed
+
+
+class Bomb:
+    def __reduce__(self):
+        return explode, ()
+
+
+@pytest.fixture
+def saved(make_env, tiny, tmp_path):
+    model = tiny(make_env(), gamma=0.9)
+    model.save(tmp_path / "model")
+    return model, tmp_path / "model.zip"
+
+
+def test_settings_are_read_as_they_were_saved(saved):
+    _, path = saved
+    for source in (path, str(path).removesuffix(".zip")):
+        settings = saved_settings(source, "TRPO", own="cg_max_steps")
+        assert (settings["gamma"], settings["kl_reduction"], settings["n_steps"]) == (0.9, "sum", 16)
+
+
+def test_settings_are_read_without_executing_what_is_pickled(saved, tmp_path):
+    """What is no JSON stands in a file as a pickle, which may hold anything."""
+    _, path = saved
+
+    def with_bomb(name, content):
+        if name != "data":
+            return content
+        return json.dumps(json.loads(content) | json.loads(data_to_json({"bomb": Bomb()})))
+
+    rewrite(path, tmp_path / "bomb.zip", with_bomb)
+    assert saved_settings(tmp_path / "bomb.zip", "TRPO", own="cg_max_steps")["gamma"] == 0.9
+    with pytest.raises(Executed):  # which is what it would do
+        load_from_zip_file(tmp_path / "bomb.zip")
+
+
+def test_an_open_file_is_left_open_at_its_beginning(saved):
+    _, path = saved
+    with open(path, "rb") as file:
+        saved_settings(file, "TRPO", own="cg_max_steps")
+        assert not file.closed and file.tell() == 0
+        with pytest.raises(ValueError, match="another algorithm than ACER"):
+            saved_settings(file, "ACER", own="replay_ratio")
+        assert not file.closed and file.tell() == 0
+
+
+def test_parameters_come_from_a_path_or_as_they_are(saved, bits):
+    model, path = saved
+    parameters = model.get_parameters()
+    assert saved_parameters(parameters, "cpu") is parameters
+    found = saved_parameters(str(path), "cpu")
+    assert bits({name: found[name] for name in parameters}) == bits(parameters)

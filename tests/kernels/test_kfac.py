@@ -41,11 +41,12 @@ def test_covariance_of_the_score_is_the_metric(name):
     torch.testing.assert_close(scores.mean(dim=0), torch.zeros_like(scores[0]), rtol=0, atol=0.05)
 
 
-def test_linear_gaussian_policy_is_inverted_up_to_sampling():
+@pytest.mark.parametrize("scale", [1.0, 1 / 3])
+def test_linear_gaussian_policy_is_inverted_up_to_sampling(scale):
     """One layer with the same G in every state: F is a Kronecker product, so that only the split damping is inexact."""
     torch.manual_seed(0)
     family, linearization = linearized("box", net_arch=[])
-    fisher = Fisher(linearization, family, cg_damping=1e-4)
+    fisher = Fisher(linearization, family, cg_damping=1e-4, scale=scale)
     size = 3 + 3 * (OBSERVATION + 1)
     F, P = dense(fisher, size), dense(KroneckerPreconditioner(fisher), size)
     torch.testing.assert_close(P @ F, torch.eye(size, dtype=F.dtype), rtol=0, atol=0.1)

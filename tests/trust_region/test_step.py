@@ -346,6 +346,8 @@ def test_euclidean_step_has_its_length_along_the_gradient(name, fast, line_searc
     length = step.line_search.fraction * math.sqrt(2 * 0.005)
     torch.testing.assert_close(case.moved_by(), length * g / torch.linalg.vector_norm(g), rtol=1e-8, atol=1e-12)
     assert step.step_norm == pytest.approx(length, rel=1e-9)
+    # ½‖Δθ‖²: the curvature is the identity, without damping.
+    assert step.kl_predicted == pytest.approx(0.5 * float(case.moved_by().square().sum()), rel=1e-9)
     assert step.kl_mean == pytest.approx(float(case.kl().mean()), rel=1e-8)
 
 

@@ -44,6 +44,7 @@ PENDULUM = Task(
 
 
 # "Not clearly worse": of what sb3-contrib has learned, ours must have learned three quarters.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "task, steps, threshold",
     [(CARTPOLE, 16_384, 300), (PENDULUM, 40_960, -600)],

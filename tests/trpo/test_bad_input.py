@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from sb3_trpo_ext.trust_region import direction
+from sb3_trpo_ext.trust_region.policy_step import StepStatus
 from tests.cases import all_finite
 from tests.trpo.cases import BOX, IMAGE, VECTOR, never_satisfied
 
@@ -84,7 +85,7 @@ def test_bad_rollout_changes_no_parameter_and_training_goes_on(
         model.learn(16, reset_num_timesteps=False)
     assert bits(model.get_parameters()) == before
     logged = dict(model.logger.name_to_value)
-    assert logged["train/update_status"] == "skipped" and logged["train/skipped_updates"] == 1
+    assert logged["train/update_status"] == StepStatus.SKIPPED.code and logged["train/skipped_updates"] == 1
     assert (model._n_skipped_updates, model._n_updates) == (1, 2)
 
     with warnings.catch_warnings():
@@ -157,7 +158,7 @@ def test_zero_advantages_leave_the_actor_bit_identical(action, normalize_advanta
     before, critic = bits(model.actor.parameters), bits(model.actor.critic_parameters())
     model.learn(16)
     assert bits(model.actor.parameters) == before
-    assert model.logger.name_to_value["train/update_status"] == "zero_gradient"
+    assert model.logger.name_to_value["train/update_status"] == StepStatus.ZERO_GRADIENT.code
     assert model._n_line_search_failures == 0
     assert (bits(model.actor.critic_parameters()) == critic) == (not normalize_advantage)
 
@@ -178,7 +179,7 @@ def test_failed_line_search_restores_bit_for_bit(action, fast, natural, make_env
     before = bits(model.actor.parameters)
     model.learn(32)
     logged = dict(model.logger.name_to_value)
-    assert logged["train/update_status"] == "line_search_failed"
+    assert logged["train/update_status"] == StepStatus.LINE_SEARCH_FAILED.code
     assert (logged["train/line_search_failures"], logged["train/is_line_search_success"]) == (2, 0)
     assert bits(model.actor.parameters) == before
     for key in ("kl_divergence_loss", "kl_max", "step_norm", "actual_improvement", "predicted_improvement"):
@@ -234,8 +235,8 @@ def test_parameters_are_always_finite(absurd, critic, action, make_env, tiny):
 def test_huge_rewards_are_learned_from_when_normalized(make_env, tiny):
     model = tiny(make_env(scale=1e30)).learn(16)
     plain = tiny(make_env(scale=1.0)).learn(16)
-    assert model.logger.name_to_value["train/update_status"] == "accepted"
-    assert plain.logger.name_to_value["train/update_status"] == "accepted"
+    assert model.logger.name_to_value["train/update_status"] == StepStatus.ACCEPTED.code
+    assert plain.logger.name_to_value["train/update_status"] == StepStatus.ACCEPTED.code
 
 
 OVERFLOWS = {

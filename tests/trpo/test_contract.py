@@ -40,6 +40,7 @@ from torch import nn
 
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.trpo.settings import CRITIC_SETTINGS
+from sb3_trpo_ext.trust_region.policy_step import StepStatus
 
 ACTIONS = {
     "box": spaces.Box(-1, 1, (2,)),
@@ -76,7 +77,11 @@ def fulfils_contract(make, path, bits, updates=2):
     assert bits(model.get_parameters()) == bits(again.get_parameters()) != initial
     assert all(bool(torch.isfinite(parameter).all()) for parameter in model.policy.parameters())
     values = dict(model.logger.name_to_value)
-    expected = ("accepted", "line_search_failed") if values["train/target_kl"] else ("no_region",)
+    expected = (
+        (StepStatus.ACCEPTED.code, StepStatus.LINE_SEARCH_FAILED.code)
+        if values["train/target_kl"]
+        else (StepStatus.NO_REGION.code,)
+    )
     assert values["train/update_status"] in expected
     assert values["train/kl_divergence_loss"] <= values["train/target_kl"] or model.line_search_max_iter == 0
 
@@ -392,7 +397,7 @@ def test_schedules_are_followed(space_env, tiny):
     rates, regions, weights = zip(*dict.fromkeys(row for row in seen if None not in row), strict=True)
     assert rates == pytest.approx((0.015, 0.01, 0.005, 0.0)) and regions == pytest.approx((0.03, 0.02, 0.01, 0.0))
     assert weights == pytest.approx((-0.1, -0.2, -0.3, -0.4))
-    assert model.logger.name_to_value["train/update_status"] == "no_region"
+    assert model.logger.name_to_value["train/update_status"] == StepStatus.NO_REGION.code
 
 
 def test_schedule_is_never_asked_beyond_the_end(space_env, tiny):
@@ -499,7 +504,7 @@ def test_schedule_that_gives_no_size_of_a_region_leaves_the_policy_alone(value, 
     model = tiny(space_env(VECTOR, BOX), target_kl=lambda progress: value)
     before = bits(model.actor.parameters)
     model.learn(16)
-    assert model.logger.name_to_value["train/update_status"] == "no_region"
+    assert model.logger.name_to_value["train/update_status"] == StepStatus.NO_REGION.code
     assert bits(model.actor.parameters) == before
 
 
@@ -523,7 +528,10 @@ def test_every_cell_on_cuda(action, observation, space_env, tiny, tmp_path):
     policy, observation_space = OBSERVATIONS[observation]
     model = tiny(space_env(observation_space, ACTIONS[action]), policy, device="cuda").learn(32)
     assert all(parameter.is_cuda for parameter in model.policy.parameters())
-    assert model.logger.name_to_value["train/update_status"] in ("accepted", "line_search_failed")
+    assert model.logger.name_to_value["train/update_status"] in (
+        StepStatus.ACCEPTED.code,
+        StepStatus.LINE_SEARCH_FAILED.code,
+    )
     model.save(tmp_path / "model")
     observations = model.get_env().reset()
     expected = model.predict(observations, deterministic=True)[0]

@@ -10,6 +10,7 @@ from torch import nn
 
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.trpo import contrib
+from sb3_trpo_ext.trust_region.policy_step import StepStatus
 from tests.cases import SMALL
 from tests.trpo.cases import KINDS
 
@@ -55,7 +56,7 @@ def test_model_of_sb3_contrib_is_opened_and_trained_on(kind, trained, build_cont
     ours.learn(64, reset_num_timesteps=False)
     logged = dict(ours.logger.name_to_value)
     assert ours.num_timesteps == 64 * (1 + trained) and bits(ours.policy.state_dict()) != before
-    assert logged["train/update_status"] == "accepted" and logged["train/kl_divergence_loss"] <= 0.02
+    assert logged["train/update_status"] == StepStatus.ACCEPTED.code and logged["train/kl_divergence_loss"] <= 0.02
 
     ours.save(tmp_path / "again")
     again = TRPO.load(tmp_path / "again")

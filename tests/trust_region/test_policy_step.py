@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +31,7 @@ STEP = PolicyStep(
     seconds={"gradient": 0.1, "cg": 0.2, "line_search": 0.3},
 )
 LOGGED = {
-    "train/update_status": "accepted",
+    "train/update_status": StepStatus.ACCEPTED.code,
     "train/policy_objective_before": 0.5,
     "train/policy_objective": 0.75,
     "train/predicted_improvement": 0.2,
@@ -41,7 +42,7 @@ LOGGED = {
     "train/kl_predicted": 0.008,
     "train/cg_steps": 7,
     "train/cg_residual": 1e-5,
-    "train/cg_stop": "converged",
+    "train/cg_stop": CGStop.CONVERGED.code,
     "train/x_fisher_x": 3.0,
     "train/gradient_norm": 1.5,
     "train/step_norm": 0.1,
@@ -72,12 +73,32 @@ def test_where_nothing_was_promised_there_is_no_ratio():
 def test_a_failed_search_is_logged_as_such():
     failed = replace(STEP, status=StepStatus.LINE_SEARCH_FAILED, line_search=LineSearchResult(False, 0.0, None, 10))
     logged = failed.logged()
-    assert (logged["train/update_status"], logged["train/is_line_search_success"]) == ("line_search_failed", 0.0)
+    assert (logged["train/update_status"], logged["train/is_line_search_success"]) == (
+        StepStatus.LINE_SEARCH_FAILED.code,
+        0.0,
+    )
     assert logged["train/line_search_trials"] == 10
 
 
 @pytest.mark.parametrize("stop", CGStop)
 @pytest.mark.parametrize("status", StepStatus)
-def test_words_are_the_names_in_small_letters(status, stop):
+def test_statuses_are_logged_as_their_numbers(status, stop):
     logged = replace(STEP, status=status, cg_stop=stop).logged()
-    assert (logged["train/update_status"], logged["train/cg_stop"]) == (status.name.lower(), stop.name.lower())
+    assert (logged["train/update_status"], logged["train/cg_stop"]) == (status.code, stop.code)
+
+
+def test_the_numbers_do_not_change():
+    """Stored logs keep their meaning."""
+    assert [status.name for status in StepStatus] == [
+        "ACCEPTED", "LINE_SEARCH_FAILED", "ZERO_GRADIENT", "BAD_CURVATURE", "NO_REGION", "FROZEN", "SKIPPED",
+    ]  # fmt: skip
+    assert [stop.name for stop in CGStop] == [
+        "CONVERGED", "STEP_LIMIT", "ZERO_RIGHT_SIDE", "NEGATIVE_CURVATURE", "NOT_FINITE",
+    ]  # fmt: skip
+    assert [status.code for status in StepStatus] == list(range(7)) and [stop.code for stop in CGStop] == list(range(5))
+
+
+def test_the_readme_tells_the_numbers():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    for member in (*StepStatus, *CGStop):
+        assert f"{member.code} {member.name.lower()}" in readme

@@ -424,7 +424,7 @@ def test_logged_values_are_those_of_the_step():
     assert logged["train/kl_divergence_loss"] == step.kl_mean
     assert logged["train/policy_objective"] == step.objective_after
     assert logged["train/is_line_search_success"] == 1
-    assert logged["train/update_status"] == "accepted"
+    assert logged["train/update_status"] == StepStatus.ACCEPTED.code
     assert logged["train/std"] == step.std
     assert {"time/gradient_seconds", "time/cg_seconds", "time/line_search_seconds"} <= logged.keys()
 

@@ -180,7 +180,7 @@ def test_masked_trpo_learns_which_open_door_pays():
     settings = {"n_steps": 128, "seed": 0, "device": "cpu", "rollout_buffer_class": MaskedBuffer}
     model = MaskedTRPO("MlpPolicy", DummyVecEnv([Doors] * 2), target_kl=0.1, **settings)
     model.learn(15 * 256)
-    assert model.logger.name_to_value["train/update_status"] == "accepted"
+    assert model.logger.name_to_value["train/update_status"] == StepStatus.ACCEPTED.code
     rewards = model.rollout_buffer.rewards
     assert rewards.mean() > 0.95  # 0.5 by chance
 

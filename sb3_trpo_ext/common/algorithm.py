@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.common.bad_data import GoodStatistics, warn_of_skipped_rollout
 from sb3_trpo_ext.common.diagnostics import Logged, record
+from sb3_trpo_ext.common.files import atomic_file
 from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
 from sb3_trpo_ext.common.settings import Rule, check, schedule
 from sb3_trpo_ext.common.watch import Structure
@@ -94,6 +95,8 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         return parameters
 
     def _setup_model(self) -> None:
+        if isinstance(self.policy_class, str):  # as it stands in our files
+            self.policy_class = self._get_policy_from_name(self.policy_class)
         check(self, self.RULES)
         self._check()
         super()._setup_model()
@@ -207,12 +210,39 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
             int(total_timesteps), callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         )
 
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        As SB3's, but that a file of this name is at every moment whole: as it was before, or as it is now.
+
+        :param path: of the zip file, or an open binary file
+        :param exclude: names of attributes that are left out besides the usual ones
+        :param include: names of attributes that are not left out
+        """
+        policy_class = self.policy_class
+        # By its name where it has one, so that the file holds no class of ours, which only a pickle could.
+        names = (name for name, kind in self.policy_aliases.items() if kind is policy_class)
+        self.policy_class = next(names, policy_class)  # type: ignore[assignment]
+        try:
+            if not isinstance(path, (str, pathlib.Path)):
+                super().save(path, exclude, include)
+                return
+            with atomic_file(path, suffix="zip") as file:
+                super().save(file, exclude, include)
+        finally:
+            self.policy_class = policy_class
+
     @classmethod
     def load(
         cls: type[SelfAlgorithm], path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any
     ) -> SelfAlgorithm:
         """
-        Load a model.
+        Load a model. As with SB3's, only files that you trust: what is in them besides numbers is unpickled, which can
+        run any code.
 
         :param path: of the zip file, or an open binary file
         :param args: as in SB3's ``BaseAlgorithm.load``

@@ -4,13 +4,41 @@ import io
 import json
 import pathlib
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from stable_baselines3.common.save_util import load_from_zip_file, open_path
 
+Path = str | pathlib.Path | io.BufferedIOBase
+PARTS = {"data", "policy.pth", "policy.optimizer.pth"}
 
-def saved_settings(path: str | pathlib.Path | io.BufferedIOBase, algorithm: str, own: str) -> dict[str, Any]:
+
+@contextmanager
+def _whole_archive(path: Path, expected: str) -> Iterator[zipfile.ZipFile]:
+    """A model's zip file, open, of which every part has its checksum; ValueError where it is damaged or no model."""
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"bad checksum of {damaged}")
+            if missing := PARTS.difference(archive.namelist()):
+                raise zipfile.BadZipFile(f"no {', '.join(sorted(missing))} in it")
+            yield archive
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
+        raise ValueError(
+            f"{path} is not a saved model, or is damaged or cut short ({error}). Expected {expected}."
+        ) from error
+    finally:
+        if isinstance(path, (str, pathlib.Path)):
+            file.close()
+        else:
+            path.seek(0)
+
+
+def saved_settings(path: Path, algorithm: str, own: str) -> dict[str, Any]:
     """
     The saved attributes as they stand in a model's zip file, without unpickling any.
 
@@ -19,25 +47,13 @@ def saved_settings(path: str | pathlib.Path | io.BufferedIOBase, algorithm: str,
     :param own: a setting that this algorithm alone has
     :raises ValueError: when the file is damaged, is no saved model, or is one of another algorithm
     """
-    file = open_path(path, "r", suffix="zip")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"bad checksum of {damaged}")
-            if missing := {"data", "policy.pth", "policy.optimizer.pth"}.difference(archive.namelist()):
-                raise KeyError(f"no {', '.join(sorted(missing))} in it")
+    with _whole_archive(path, f"a zip file written by {algorithm}.save()") as archive:
+        try:
             settings = json.loads(archive.read("data"))
+        except ValueError as error:
+            raise zipfile.BadZipFile(f"its data is no JSON: {error}") from error
         if not isinstance(settings, dict):
-            raise ValueError("its data is no dictionary")
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a saved model, or is damaged ({error}). Expected a zip file written by {algorithm}.save()."
-        ) from error
-    finally:
-        if isinstance(path, (str, pathlib.Path)):
-            file.close()
-        else:
-            path.seek(0)
+            raise zipfile.BadZipFile("its data is no dictionary")
     if own not in settings:
         raise ValueError(
             f"{path} was saved by another algorithm than {algorithm}. Load it with the class that saved it."
@@ -51,8 +67,18 @@ def saved_parameters(path_or_dict: str | dict[str, Any], device: torch.device | 
 
     :param path_or_dict: path of a zip file, or state dictionaries by name
     :param device: for what a file holds
+    :raises ValueError: when the file is damaged, or an optimizer's state is none
     """
     if isinstance(path_or_dict, dict):
-        return path_or_dict
-    parameters: dict[str, Any] = load_from_zip_file(path_or_dict, device=device, load_data=False)[1]
+        parameters = path_or_dict
+    else:
+        with _whole_archive(path_or_dict, "a zip file written by save()"):
+            pass
+        parameters = load_from_zip_file(path_or_dict, device=device, load_data=False)[1]
+    for name, state in parameters.items():
+        if name.endswith("optimizer") and not (isinstance(state, dict) and {"state", "param_groups"} <= state.keys()):
+            raise ValueError(
+                f"set_parameters: {name} must be an optimizer's state_dict() with its state and param_groups, got "
+                f"{state!r:.80}. Leave it out with exact_match=False to keep the present one."
+            )
     return parameters

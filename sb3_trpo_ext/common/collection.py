@@ -86,26 +86,40 @@ def step_through(
             sampler, watch, first = behaviour.sampler(), Watch(model.policy), n_steps
         if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
             model.policy.reset_noise(env.num_envs)
-        observations: Any = model._last_obs
-        actions = sampler(observations)
-        clipped_actions = _within_bounds(model, actions)
-        new_obs, rewards, dones, infos = env.step(clipped_actions)
-        model.num_timesteps += env.num_envs
-        now = {"n_steps": n_steps, "actions": actions, "clipped_actions": clipped_actions}
-        now["obs_tensor"] = obs_as_tensor(observations, model.device)
-        callback.update_locals({**now, "new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos})
-        if not callback.on_step():
+        if not _step(model, behaviour, env, callback, buffer, n_steps, sampler(model._last_obs)):
             return False
-
-        model._update_info_buffer(infos, dones)
-        for timeout in _timeouts(n_steps, dones, infos):
-            behaviour.note_timeout(timeout)
-        _store(buffer, n_steps, observations, actions, rewards, model._last_episode_starts)
-        model._last_obs = new_obs  # type: ignore[assignment]
-        model._last_episode_starts = dones
     with watch.undone() if watch.noticed() else nullcontext():
         behaviour.evaluate(slice(first, buffer.buffer_size))
     buffer.pos, buffer.full = buffer.buffer_size, True
+    return True
+
+
+def _step(
+    model: OnPolicyAlgorithm,
+    behaviour: Behaviour,
+    env: VecEnv,
+    callback: BaseCallback,
+    buffer: RolloutBuffer,
+    n_steps: int,
+    actions: NDArray[Any],
+) -> bool:
+    """One step in every environment, into the buffer; False if the callback ended training."""
+    observations: Any = model._last_obs
+    clipped_actions = _within_bounds(model, actions)
+    new_obs, rewards, dones, infos = env.step(clipped_actions)
+    model.num_timesteps += env.num_envs
+    now = {"n_steps": n_steps, "actions": actions, "clipped_actions": clipped_actions}
+    now["obs_tensor"] = obs_as_tensor(observations, model.device)
+    callback.update_locals({**now, "new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos})
+    if not callback.on_step():
+        return False
+
+    model._update_info_buffer(infos, dones)
+    for timeout in _timeouts(n_steps, dones, infos):
+        behaviour.note_timeout(timeout)
+    _store(buffer, n_steps, observations, actions, rewards, model._last_episode_starts)
+    model._last_obs = new_obs  # type: ignore[assignment]
+    model._last_episode_starts = dones
     return True
 
 

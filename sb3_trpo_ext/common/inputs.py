@@ -21,8 +21,12 @@ def each(function: Callable[[Tensor], Tensor], observations: Observations) -> Ob
 
 
 def finite(observations: Observations) -> Observations:
-    """With 0 in the place of NaN and infinity."""
-    return each(lambda tensor: torch.nan_to_num(tensor, nan=0.0, posinf=0.0, neginf=0.0), observations)
+    """With 0 in the place of NaN and infinity, and of what is infinity in the float32 that policies compute in."""
+    return each(lambda tensor: torch.nan_to_num(_single(tensor), nan=0.0, posinf=0.0, neginf=0.0), observations)
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.float64 else tensor
 
 
 def chosen(tensor: Tensor, rows: Rows) -> Tensor:
@@ -86,9 +90,12 @@ class Inputs:
         yield from torch.split(order, int(batch_size))
 
     def not_finite(self) -> list[str]:
-        """The names of the parts that hold NaN or infinity; empty when all is well."""
+        """The names of the parts that hold NaN, infinity or what float32 does not; empty when all is well."""
         if isinstance(self.observations, dict):
             parts = {f"observations[{key!r}]": value for key, value in self.observations.items()}
         else:
             parts = {"observations": self.observations}
-        return [name for name, tensor in parts.items() if not bool(torch.isfinite(tensor).all())]
+        bad = {name: tensor for name, tensor in parts.items() if not bool(torch.isfinite(_single(tensor)).all())}
+        return [
+            f"{name} (beyond float32)" if bool(torch.isfinite(tensor).all()) else name for name, tensor in bad.items()
+        ]

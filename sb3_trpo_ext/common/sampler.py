@@ -83,8 +83,8 @@ class ArraySampler:
     def __call__(self, observations: Any) -> NDArray[Any]:
         output = self._network(observations.reshape(len(observations), -1).astype(np.float32))
         if not np.isfinite(output.sum()):
-            clean = np.nan_to_num(observations, nan=0.0, posinf=0.0, neginf=0.0)
-            output = self._network(clean.reshape(len(observations), -1).astype(np.float32))
+            clean = np.nan_to_num(observations.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+            output = self._network(clean.reshape(len(observations), -1))
         return self._sample(output)
 
     def _network(self, x: FloatArray) -> FloatArray:

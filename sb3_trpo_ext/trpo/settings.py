@@ -4,6 +4,7 @@ import math
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
+import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim
@@ -33,6 +34,8 @@ KL_PER_DIMENSION = 0.02  # nats, of target_kl=None
 DAMPING_PER_DIMENSION = 0.1  # of cg_damping=None
 MAX_DAMPING_FACTOR = 1024.0  # of adaptive_damping: ten failures in a row
 FITTED: dict[CriticMethod, str] = {"trust_region": "in a trust region", "adam": "by minibatches"}
+WIDEST_FOR_KFAC = 2048  # inputs or outputs of a layer
+LARGEST_LOG_STD = 40.0  # the square of its exponential is a float32
 ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 # Settings of each kind of critic, with their defaults.
 CRITIC_SETTINGS: dict[CriticMethod, dict[str, Any]] = {
@@ -109,14 +112,55 @@ def check_policy_class(policy_class: type[Any]) -> None:
         )
 
 
+def check_bounds(env: Any) -> None:
+    """
+    :param env: that the constructor was given
+    :raises ValueError: when its actions have no bounds
+    """
+    space = getattr(env, "action_space", None)
+    if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise ValueError(
+            f"TRPO(env=...) must have Box actions between finite bounds, got {space}. Wrap the environment in "
+            "gymnasium's RescaleAction or ClipAction, or give its Box finite low and high."
+        )
+
+
+def check_spaces(model: "TRPO") -> None:
+    """
+    :param model: whose settings have passed :data:`RULES`
+    :raises ValueError: when there is no distribution over its actions, or not the one that is asked for
+    """
+    space, log_std_init = model.action_space, model.policy_kwargs.get("log_std_init", 0.0)
+    if not isinstance(space, ACTION_SPACES):
+        names = ", ".join(kind.__name__ for kind in ACTION_SPACES)
+        raise ValueError(f"TRPO(env=...) must have an action space of type {names}, got {space}.")
+    if isinstance(space, (spaces.MultiBinary, spaces.MultiDiscrete)) and len(space.shape) != 1:
+        raise ValueError(
+            f"TRPO(env=...) must have MultiBinary or MultiDiscrete actions of one dimension, got {space}. Flatten them "
+            "in a wrapper of the environment."
+        )
+    if model.use_sde and not isinstance(space, spaces.Box):
+        raise ValueError(
+            f"TRPO(use_sde=True) needs Box actions, got {space}. Leave use_sde out: the actions of other spaces are "
+            "drawn from probabilities, not with noise."
+        )
+    if not number(-LARGEST_LOG_STD, LARGEST_LOG_STD)(log_std_init):
+        raise ValueError(
+            f"TRPO(policy_kwargs=dict(log_std_init=...)) must be between {-LARGEST_LOG_STD} and {LARGEST_LOG_STD}, got "
+            f"{log_std_init!r}. It is the logarithm of a standard deviation; 0, -1 and -2 are usual."
+        )
+
+
 def check_sizes(model: "TRPO") -> None:
     """
     :param model: whose settings have passed :data:`RULES`
-    :raises ValueError: when they do not fit one another, or the environment's spaces
+    :raises ValueError: when they do not fit one another
     """
-    if not isinstance(model.action_space, ACTION_SPACES):
-        names = ", ".join(space.__name__ for space in ACTION_SPACES)
-        raise ValueError(f"TRPO(env=...) must have an action space of type {names}, got {model.action_space}.")
+    if model.cg_preconditioner == "kfac" and model.cg_damping == 0:
+        raise ValueError(
+            'TRPO(cg_preconditioner="kfac") must have a cg_damping above 0, got 0, with which its factors may have no '
+            "inverse. Leave cg_damping out, or set cg_preconditioner=None."
+        )
     if model.adaptive_damping and model.cg_damping == 0:
         raise ValueError(
             "TRPO(adaptive_damping=True) must have a cg_damping above 0, got 0, which doubling leaves at 0. Leave "
@@ -148,6 +192,11 @@ def check_preconditioner(model: "TRPO") -> None:
         raise ValueError(
             'TRPO(cg_preconditioner="kfac") needs an actor of dense layers alone and fast=True, got a '
             f"{model.policy_class.__name__}. Set it to None."
+        )
+    if model.cg_preconditioner == "kfac" and (widest := model.actor.widest) > WIDEST_FOR_KFAC:
+        raise ValueError(
+            f'TRPO(cg_preconditioner="kfac") inverts a matrix for each layer, as large as its inputs: at most '
+            f"{WIDEST_FOR_KFAC}, got {widest}, which would take minutes for each update. Set it to None."
         )
 
 

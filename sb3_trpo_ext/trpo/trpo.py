@@ -200,6 +200,7 @@ class TRPO(Algorithm[Rollout]):
             n_critic_steps=n_critic_steps,
             critic_max_kl=critic_max_kl,
         )
+        settings.check_bounds(env)
         super().__init__(
             policy,
             env,
@@ -210,7 +211,7 @@ class TRPO(Algorithm[Rollout]):
             ent_coef=ent_coef,  # type: ignore[arg-type]  # read in _trust_region
             vf_coef=0.0,  # the critic has an objective of its own
             max_grad_norm=0.0,  # and the actor's step is bounded by the trust region
-            use_sde=use_sde,
+            use_sde=False,  # set below, where a wrong one is named
             sde_sample_freq=sde_sample_freq,
             rollout_buffer_class=rollout_buffer_class,
             rollout_buffer_kwargs=rollout_buffer_kwargs,
@@ -222,6 +223,7 @@ class TRPO(Algorithm[Rollout]):
             device=device,
             _init_setup_model=False,
         )
+        self.use_sde = use_sde
         self.batch_size = chosen.values["batch_size"]
         self.cg_max_steps = cg_max_steps
         self.cg_damping = cg_damping
@@ -252,6 +254,7 @@ class TRPO(Algorithm[Rollout]):
 
     def _check(self) -> None:
         settings.check_policy_class(self.policy_class)
+        settings.check_spaces(self)
         settings.check_sizes(self)
 
     def _heads(self) -> Heads:

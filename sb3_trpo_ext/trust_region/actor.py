@@ -61,6 +61,15 @@ class Actor:
         """Whether the network is a chain of dense layers alone."""
         return self.network is not None and all(type(layer) is Dense for layer in self.network.layers)
 
+    @property
+    def widest(self) -> int:
+        """The most inputs or outputs that a layer of the network has; 0 without a network."""
+        return (
+            max((size for layer in self.network.layers for size in layer.weight.shape), default=0)
+            if self.network
+            else 0
+        )
+
     def critic_parameters(self) -> list[nn.Parameter]:
         """All parameters of the policy that are not in θ, in the policy's order."""
         own = {id(parameter) for parameter in self.parameters}

@@ -19,6 +19,7 @@ class StepStatus(Enum):
     NO_REGION = "target_kl is not above 0: parameters left alone; its schedule has run out, or gives no number"
     FROZEN = "frozen actor: none of its parameters has requires_grad=True; the critic goes on learning"
     SKIPPED = "skipped: the rollout held NaN or infinity; wrap the environment in VecCheckNan to find the source"
+    NOISE_LIMIT = "noise limit: the standard deviation would exceed 1e9: parameters restored; lower ent_coef"
 
     @property
     def code(self) -> int:

@@ -31,6 +31,8 @@ from sb3_trpo_ext.trust_region.direction import Direction, Search
 from sb3_trpo_ext.trust_region.policy_step import PolicyStep, StepStatus
 from sb3_trpo_ext.trust_region.region import TrustRegion
 
+WIDEST = 1e9  # standard deviation; with a bonus for entropy and nothing else to gain it would grow without end
+
 
 @dataclass(frozen=True)
 class Surrogate:
@@ -201,6 +203,8 @@ def searched(actor: Actor, start: Start, step: FullStep, region: TrustRegion, se
             new = actor.family(start.surrogate.batch.inputs)
         except ValueError:  # of torch's distributions, which some policies ask
             return Candidate(nan, nan, old)
+        if is_too_wide(new, old):
+            return Candidate(nan, nan, new)
         distance = region.distance(start.surrogate.batch, old, new, fraction)
         return Candidate(float(start.surrogate(new)), distance, new)
 
@@ -208,8 +212,17 @@ def searched(actor: Actor, start: Start, step: FullStep, region: TrustRegion, se
         result = search(evaluate, start.objective, region.target_kl)
     if not result.accepted or result.trial is None:
         assign(actor.parameters, start.theta)
-        return End(StepStatus.LINE_SEARCH_FAILED, old, result)
+        is_wide = result.trial is not None and is_too_wide(result.trial.family, old)
+        return End(StepStatus.NOISE_LIMIT if is_wide else StepStatus.LINE_SEARCH_FAILED, old, result)
     return End(StepStatus.ACCEPTED, result.trial.family, result)
+
+
+def is_too_wide(new: Family, old: Family) -> bool:
+    """Whether the noise of a Gaussian has grown beyond all use, and towards numbers that float32 does not hold."""
+    if not (isinstance(new, Gaussian) and isinstance(old, Gaussian)):
+        return False
+    widest = float(new.std.max())
+    return widest > WIDEST and widest > float(old.std.max())
 
 
 def report(start: Start, step: FullStep, end: End, region: TrustRegion, seconds: dict[str, float]) -> PolicyStep:

@@ -9,6 +9,9 @@ from sb3_trpo_ext.kernels.chain import ChainLinearization, forward
 from sb3_trpo_ext.kernels.linearize import AutogradLinearization, Linearization
 from sb3_trpo_ext.trust_region.actor import Actor
 
+# Arguments of Adam that ask for another form of it than the fused one.
+OTHER_FORMS = {"fused", "foreach", "capturable", "differentiable"}
+
 
 class ValueFunction:
     """
@@ -29,7 +32,7 @@ class ValueFunction:
         self._plain = self.heads.critic_network(trains_extractor=not actor.shared_parameters()) if fast else None
         settings = dict(policy.optimizer_kwargs)
         # The same arithmetic in one call instead of dozens, which on small networks is most of a step's time.
-        if policy.optimizer_class is torch.optim.Adam and not {"fused", "foreach", "capturable"} & settings.keys():
+        if policy.optimizer_class is torch.optim.Adam and not OTHER_FORMS & settings.keys():
             settings["fused"] = True
         memory = policy.optimizer.state
         policy.optimizer = policy.optimizer_class(self._all_parameters, lr=learning_rate, **settings)  # type: ignore[call-arg]

@@ -91,11 +91,12 @@ def test_the_numbers_do_not_change():
     """Stored logs keep their meaning."""
     assert [status.name for status in StepStatus] == [
         "ACCEPTED", "LINE_SEARCH_FAILED", "ZERO_GRADIENT", "BAD_CURVATURE", "NO_REGION", "FROZEN", "SKIPPED",
+        "NOISE_LIMIT",
     ]  # fmt: skip
     assert [stop.name for stop in CGStop] == [
         "CONVERGED", "STEP_LIMIT", "ZERO_RIGHT_SIDE", "NEGATIVE_CURVATURE", "NOT_FINITE",
     ]  # fmt: skip
-    assert [status.code for status in StepStatus] == list(range(7)) and [stop.code for stop in CGStop] == list(range(5))
+    assert [status.code for status in StepStatus] == list(range(8)) and [stop.code for stop in CGStop] == list(range(5))
 
 
 def test_the_readme_tells_the_numbers():

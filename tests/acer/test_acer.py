@@ -1,4 +1,4 @@
-"""What each of the constructor's arguments does, seen in what is learned, logged and stored."""
+"""What the constructor's arguments do, seen in what is built, learned, logged and stored."""
 
 import gymnasium as gym
 import numpy as np
@@ -9,7 +9,8 @@ from stable_baselines3.common.callbacks import ConvertCallback, EveryNTimesteps
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_trpo_ext import ACER
-from tests.acer.cases import BOX, DISCRETE, VECTOR, environments, logged
+from sb3_trpo_ext.acer import acer
+from tests.acer.cases import ACTIONS, BOX, DISCRETE, VECTOR, environments, logged
 
 
 def test_without_replay(space_env, tiny):
@@ -187,3 +188,74 @@ def test_the_limit_of_the_weights_that_is_chosen(action, clip, space_env, tiny, 
         return bits(tiny(env, importance_clip=limit, learning_rate=0.03).learn(240).get_parameters())
 
     assert train(None) == train(clip) != train(15 - clip)
+
+
+@pytest.mark.parametrize("rms_prop", [True, False])
+def test_which_optimizer_it_is(rms_prop, space_env, tiny):
+    settings = {"use_rms_prop": rms_prop, "learning_rate": 0.25, "rms_prop_eps": 0.125}
+    model = tiny(space_env(VECTOR, ACTIONS["discrete"]), **settings)
+    (group,) = model.policy.optimizer.param_groups
+    assert type(model.policy.optimizer) is (torch.optim.RMSprop if rms_prop else torch.optim.Adam)
+    assert (group["lr"], group["eps"]) == (0.25, 0.125 if rms_prop else 1e-5)
+    assert group["alpha"] == 0.99 if rms_prop else group["fused"]
+    assert list(map(id, group["params"])) == list(map(id, model.policy.parameters()))
+
+
+def test_the_average_policy_begins_as_the_policy_with_parameters_of_its_own(space_env, tiny, bits):
+    model = tiny(space_env(VECTOR, ACTIONS["box"]))
+    assert bits(model.average_policy.state_dict()) == bits(model.policy.state_dict())
+    own, others = ({p.data_ptr() for p in one.parameters()} for one in (model.policy, model.average_policy))
+    assert not own & others
+    assert not any(p.requires_grad for p in model.average_policy.parameters()) and not model.average_policy.training
+
+
+def test_each_iteration_stores_its_rollout_and_learns_from_it_first(space_env, tiny, monkeypatch):
+    model = tiny(environments(space_env, ACTIONS["discrete"]), replay_ratio=3, replay_start=24, buffer_size=120)
+    learned = []
+    update = model._update
+    monkeypatch.setattr(model, "_update", lambda sequences: learned.append(sequences) or update(sequences))
+    for i in range(1, 6):
+        learned.clear()
+        replays = model._n_replays
+        model.learn(12, reset_num_timesteps=False)
+        newest = model.rollout_buffer.collected.seen
+        assert learned[0] is newest
+        assert len(model.replay_buffer) == 12 * i and logged(model)["replay_size"] == 12 * i
+        assert logged(model)["n_replays"] - replays == len(learned) - 1
+        assert i > 1 or len(learned) == 1, "not enough is stored yet"
+        stored = model.replay_buffer.get(np.full(2, i - 1))
+        np.testing.assert_array_equal(stored.rewards, newest.rewards)
+    assert model._n_replays > 0
+
+
+def test_threads_are_set_for_the_updates_and_put_back(space_env, tiny, monkeypatch):
+    seen = []
+    step = acer.acer_step
+    monkeypatch.setattr(acer, "acer_step", lambda *args: seen.append(torch.get_num_threads()) or step(*args))
+    torch.set_num_threads(3)
+    try:
+        for num_threads in (None, 2):
+            tiny(space_env(VECTOR, ACTIONS["discrete"]), num_threads=num_threads, replay_ratio=0).learn(6)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    assert seen == [1, 2]
+
+
+def test_another_environment_brings_its_own_normalisation(space_env, tiny):
+    first, second = (VecNormalize(environments(space_env, ACTIONS["discrete"])) for _ in range(2))
+    model = tiny(first).learn(48)
+    model.set_env(second)
+    model.learn(48, reset_num_timesteps=False)
+    assert model._normalizer is second
+    model.set_env(environments(space_env, ACTIONS["discrete"]))
+    assert model._normalizer is None
+    model.learn(48, reset_num_timesteps=False)
+    assert logged(model)["n_updates"] == 12
+
+
+def test_names_of_policies_stand_for_the_packages_own():
+    assert {name: kind.__name__ for name, kind in ACER.policy_aliases.items()} == {
+        name: name for name in ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")
+    }
+    assert all(kind.__module__ == "sb3_trpo_ext.acer.policies" for kind in ACER.policy_aliases.values())

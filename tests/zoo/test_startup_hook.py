@@ -44,20 +44,6 @@ def test_looking_for_the_zoo_does_not_spend_the_hook(installation, tmp_path):
     assert installation.run("-c", f"{look}; {ALGOS}", cwd=tmp_path).stdout.strip() == "True"
 
 
-def test_other_algorithms_and_given_files_keep_their_settings(installation, tmp_path):
-    script = """
-import argparse, sb3_trpo_ext.zoo
-from rl_zoo3.exp_manager import ExperimentManager
-sb3_trpo_ext.zoo.register()  # a second time, after the hook
-for algo, file in (("trpo", None), ("trpo_ext", "mine.yml"), ("trpo_ext", None)):
-    print(ExperimentManager(argparse.Namespace(), algo, "CartPole-v1", "logs", config=file).config)
-"""
-    theirs, given, ours = installation.run("-c", script, cwd=tmp_path).stdout.split()
-    assert theirs.endswith("trpo.yml") and "rl_zoo3" in theirs
-    assert given == "mine.yml"
-    assert ours == str(installation.site_packages / "sb3_trpo_ext" / "hyperparams" / "trpo_ext.yml")
-
-
 @pytest.fixture
 def spoiled(install, tmp_path):
     """An installation that the test may damage."""

@@ -6,14 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gymnasium import spaces
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.kernels.line_search import backtrack
-from sb3_trpo_ext.trpo.settings import CRITIC_SETTINGS, RULES, adapted
+from sb3_trpo_ext.trpo import settings as settings_of
+from sb3_trpo_ext.trpo.settings import CRITIC_SETTINGS, RULES, adapted, chosen_for_the_critics, damping, trust_region
 from sb3_trpo_ext.trust_region import direction
+from sb3_trpo_ext.trust_region.direction import Backtracking, KfacNaturalGradient, NaturalGradient, Unsearched
 from sb3_trpo_ext.trust_region.policy_step import StepStatus
+from sb3_trpo_ext.trust_region.region import EuclideanRegion, KLRegion, averaged, summed
 from tests.trpo.cases import BOX, IMAGE, VECTOR, never_satisfied
 
 NAN, INF = float("nan"), float("inf")
@@ -260,3 +265,78 @@ def test_damping_has_a_ceiling_and_changes_with_the_quadratic_model_only():
     assert factor == 1024
     assert adapted(factor, StepStatus.ZERO_GRADIENT) == adapted(factor, StepStatus.NO_REGION) == 1024
     assert adapted(1.5, StepStatus.ACCEPTED) == adapted(1.0, StepStatus.ACCEPTED) == 1
+
+
+def test_policies_that_are_asked_with_more_than_observations_are_refused(make_env, tiny):
+    class Remembering(ActorCriticPolicy):
+        def _process_sequence(self):
+            """As sb3-contrib's policies with memory."""
+
+    with pytest.raises(ValueError, match=r"TRPO\(policy=\.\.\.\) must be .* without memory, got Remembering\. Stack"):
+        tiny(make_env(), Remembering)
+    with pytest.raises(ValueError, match=r"subclass of .*ActorCriticPolicy, got MaskableActorCriticPolicy.*masks"):
+        tiny(make_env(actions=spaces.Discrete(3)), MaskableActorCriticPolicy)
+
+
+@pytest.mark.parametrize(
+    ("policy", "observations", "settings"),
+    [
+        ("MlpPolicy", VECTOR, {"use_sde": True}),
+        ("MlpPolicy", VECTOR, {"fast": False}),
+        ("CnnPolicy", IMAGE, {}),
+        ("MlpPolicy", VECTOR, {"policy_kwargs": {"features_extractor_class": Encoder}}),
+    ],
+    ids=["gsde", "autograd", "image", "extractor"],
+)
+def test_a_preconditioner_needs_an_actor_of_dense_layers(policy, observations, settings, make_env, tiny):
+    with pytest.raises(ValueError, match=r'TRPO\(cg_preconditioner="kfac"\) needs an actor of dense layers.*to None\.'):
+        tiny(make_env(observations=observations), policy, cg_preconditioner="kfac", **settings)
+    tiny(make_env(), cg_preconditioner="kfac")
+
+
+def test_what_is_given_to_the_critics_replaces_their_defaults():
+    defaults = {
+        "learning_rate": 1e-3,
+        "batch_size": 128,
+        "n_critic_updates": 10,
+        "n_critic_steps": 3,
+        "critic_max_kl": 0.1,
+    }
+    assert chosen_for_the_critics(learning_rate=None, batch_size=None) == ({}, defaults)
+    given = {"batch_size": 0, "critic_max_kl": 0.1}
+    assert chosen_for_the_critics(learning_rate=None, **given) == (given, defaults | given)
+
+
+@pytest.mark.parametrize("progress", [1.0, 0.25, 0.0])
+def test_region_and_damping_are_those_of_the_moment(progress, make_env, tiny):
+    model = tiny(make_env(), target_kl="lin_0.4", cg_damping=0.3, curvature_sampling_factor=5, kl_reduction="mean")
+    model._current_progress_remaining, model._damping_factor = progress, 4.0
+    region = trust_region(model)
+    assert type(region) is KLRegion and region.target_kl == pytest.approx(0.4 * progress)
+    assert region.cg_damping == damping(model) == pytest.approx(1.2)
+    assert (region.curvature_sampling_factor, region.kl_reduction) == (5, averaged)
+
+
+def test_a_euclidean_region_has_neither_damping_nor_dimensions(make_env, tiny):
+    model = tiny(make_env(), trust_region="euclidean", cg_damping=0.3)
+    assert trust_region(model) == EuclideanRegion(0.02, summed) and trust_region(model).cg_damping == 0
+    assert trust_region(tiny(make_env())).target_kl == pytest.approx(2 * 0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, NaturalGradient(7, 0.25)),
+        ({"cg_preconditioner": "kfac"}, KfacNaturalGradient(7, 0.25)),
+        ({"cg_preconditioner": "kfac", "trust_region": "euclidean"}, NaturalGradient(7, 0.25)),
+    ],
+)
+def test_direction_of_an_update(settings, expected, make_env, tiny):
+    assert settings_of.direction(tiny(make_env(), cg_max_steps=7, cg_tolerance=0.25, **settings)) == expected
+
+
+def test_search_of_an_update(make_env, tiny):
+    model = tiny(make_env(), line_search_shrinking_factor=0.5, line_search_max_iter=4)
+    assert settings_of.search(model) == Backtracking(0.5, 4)
+    model.line_search_max_iter = 0
+    assert type(settings_of.search(model)) is Unsearched

@@ -71,6 +71,14 @@ def test_no_import_goes_upward(path):
     assert violations((FOLDER / path).read_text(), path) == []
 
 
+def test_every_module_has_tests_in_the_file_of_its_name():
+    """Tests that go across modules are in further files, named after their topic."""
+    modules = [path for path in FILES if "/" in path and not path.endswith("__init__.py")]
+    folder = Path(__file__).parents[1]
+    files = [folder / Path(path).parent / f"test_{Path(path).name.replace('__', '')}" for path in modules]
+    assert files and [file for file in files if not file.is_file()] == []
+
+
 def test_every_folder_with_code_is_a_known_room():
     assert {path.split("/")[0] for path in FILES if "/" in path} <= BELOW.keys()
 

@@ -5,6 +5,6 @@ Registered either by the start-up hook that installation puts into site-packages
 :func:`register`, which ``python -m sb3_trpo_ext.zoo`` calls.
 """
 
-from sb3_trpo_ext.zoo.registration import register
+from sb3_trpo_ext.zoo.registration import register, register_in
 
-__all__ = ["register"]
+__all__ = ["register", "register_in"]

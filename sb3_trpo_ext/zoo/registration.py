@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,26 +55,43 @@ def register() -> None:
 
     :raises ModuleNotFoundError: if RL Zoo (the ``zoo`` extra) is not installed
     """
-    from rl_zoo3.exp_manager import ExperimentManager
-    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
-    from rl_zoo3.utils import ALGOS
-
-    # RL Zoo's modules hold references to these three dictionaries, so they are changed in place.
-    for key, entry in ALGORITHMS.items():
-        ALGOS[key] = entry.algorithm
-        HYPERPARAMS_SAMPLER[key] = entry.sample
-        HYPERPARAMS_CONVERTER[key] = entry.convert  # type: ignore[assignment]  # its type has the name of an argument
-    _find_our_hyperparams(ExperimentManager)
+    for name in PLACES:
+        register_in(import_module(name))
 
 
-def _find_our_hyperparams(manager: Any) -> None:
+def register_in(module: Any) -> None:
+    """
+    Make our algorithms known to one module of RL Zoo, which the start-up hook does once that module has run.
+
+    :param module: whose name is a key of :data:`PLACES`
+    """
+    PLACES[module.__name__](module)
+
+
+def _add_classes(utils: Any) -> None:
+    """
+    :param utils: ``rl_zoo3.utils``
+    """
+    # Other modules hold references to this dictionary, as to the next two, so it is changed in place.
+    utils.ALGOS.update({key: entry.algorithm for key, entry in ALGORITHMS.items()})
+
+
+def _add_search_spaces(hyperparams_opt: Any) -> None:
+    """
+    :param hyperparams_opt: ``rl_zoo3.hyperparams_opt``
+    """
+    hyperparams_opt.HYPERPARAMS_SAMPLER.update({key: entry.sample for key, entry in ALGORITHMS.items()})
+    hyperparams_opt.HYPERPARAMS_CONVERTER.update({key: entry.convert for key, entry in ALGORITHMS.items()})
+
+
+def _find_our_hyperparams(exp_manager: Any) -> None:
     """
     RL Zoo looks for ``hyperparams/<algo>.yml`` in its own folder only. For our algorithms, and unless ``--conf-file``
     is given, let it find ours. The constructor is replaced, not the class: other modules already hold the class.
 
-    :param manager: ``rl_zoo3.exp_manager.ExperimentManager``
+    :param exp_manager: ``rl_zoo3.exp_manager``
     """
-    construct = manager.__init__
+    construct = exp_manager.ExperimentManager.__init__
     if getattr(construct, "finds_sb3_trpo_ext", False):
         return
     signature = inspect.signature(construct)
@@ -86,4 +104,12 @@ def _find_our_hyperparams(manager: Any) -> None:
         construct(*call.args, **call.kwargs)
 
     construct_with_our_default.finds_sb3_trpo_ext = True  # type: ignore[attr-defined]
-    manager.__init__ = construct_with_our_default
+    exp_manager.ExperimentManager.__init__ = construct_with_our_default
+
+
+#: Module of RL Zoo → what to do there.
+PLACES: dict[str, Callable[[Any], None]] = {
+    "rl_zoo3.utils": _add_classes,
+    "rl_zoo3.hyperparams_opt": _add_search_spaces,
+    "rl_zoo3.exp_manager": _find_our_hyperparams,
+}

@@ -39,6 +39,36 @@ def test_environment_variable_turns_it_off(installation, tmp_path):
     assert "invalid choice: 'trpo_ext'" in result.stderr
 
 
+@pytest.mark.parametrize(("option", "registered"), [("-I", "True"), ("-E", "True"), ("-S", None)])
+def test_options_that_isolate_python(installation, tmp_path, option, registered):
+    """The hook needs no variable of the environment and no site-packages, without which RL Zoo is not there either."""
+    result = installation.run(option, "-c", ALGOS, cwd=tmp_path, fails=registered is None)
+    if registered is None:
+        assert result.stderr.endswith("ModuleNotFoundError: No module named 'rl_zoo3'\n")
+    else:
+        assert result.stdout.strip() == registered
+
+
+def test_the_zoo_purged_and_imported_again(installation, tmp_path):
+    purge = "import sys\nfor name in [n for n in sys.modules if n.startswith('rl_zoo3')]:\n    del sys.modules[name]\n"
+    settings = (
+        "import argparse; from rl_zoo3.exp_manager import ExperimentManager as E, HYPERPARAMS_SAMPLER as S\n"
+        "print('trpo_ext' in S, E(argparse.Namespace(), 'trpo_ext', 'CartPole-v1', 'logs').config)"
+    )
+    result = installation.run("-c", f"{ALGOS}\n{settings}\n{purge}{ALGOS}\n{settings}", cwd=tmp_path)
+    before, config, again, config_again = result.stdout.splitlines()
+    assert (before, config) == (again, config_again)
+    assert config.startswith("True ") and config.endswith("trpo_ext.yml")
+
+
+def test_the_hook_watches_the_modules_that_are_registered_in(installation, tmp_path):
+    code = (
+        "from sb3_trpo_ext.zoo.registration import PLACES; import sb3_trpo_ext_startup; "
+        "print(tuple(PLACES) == sb3_trpo_ext_startup.ZOO)"
+    )
+    assert installation.run("-c", code, cwd=tmp_path).stdout.strip() == "True"
+
+
 def test_looking_for_the_zoo_does_not_spend_the_hook(installation, tmp_path):
     look = "import importlib.util; importlib.util.find_spec('rl_zoo3')"
     assert installation.run("-c", f"{look}; {ALGOS}", cwd=tmp_path).stdout.strip() == "True"
@@ -52,8 +82,11 @@ def spoiled(install, tmp_path):
 
 def test_a_broken_hook_is_silent_and_harmless(spoiled, tmp_path):
     hook = spoiled.site_packages / "sb3_trpo_ext_startup.py"
-    for damage in (lambda: hook.write_text("raise RuntimeError"), lambda: hook.write_text("("), hook.unlink):
-        damage()
+    for damaged in ("raise RuntimeError", "(", "", None):
+        if damaged is None:
+            hook.unlink()
+        else:
+            hook.write_text(damaged)
         result = spoiled.run("-c", "print('started')", cwd=tmp_path)
         assert (result.stdout.strip(), result.stderr) == ("started", "")
 

@@ -2,9 +2,10 @@
 Registers this package's algorithms with RL Zoo as soon as RL Zoo is imported, so that ``python -m rl_zoo3.train
 --algo trpo_ext`` works with nothing else to type.
 
-Python calls :func:`install` at every start, through the ``.pth`` file installed beside this module. So it touches only
-modules that Python has loaded anyway, puts one finder on ``sys.meta_path`` and leaves; everything else waits until some
-program imports ``rl_zoo3``. Set the environment variable ``SB3_TRPO_EXT_NO_ZOO_HOOK=1`` to turn it off;
+Python calls :func:`install` at every start: from Python 3.15 on through the ``.start`` file beside this module (PEP
+829), before through the ``.pth`` file, whose ``import`` lines end with Python 3.18. So it touches only modules that
+Python has loaded anyway, puts one finder on ``sys.meta_path`` and leaves; everything else waits until some program
+imports ``rl_zoo3``. Set the environment variable ``SB3_TRPO_EXT_NO_ZOO_HOOK=1`` to turn it off;
 ``python -m sb3_trpo_ext.zoo`` works without it.
 """
 

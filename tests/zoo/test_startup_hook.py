@@ -107,6 +107,8 @@ def test_every_way_to_install_brings_the_hook_and_uninstalling_removes_it(build,
     assert registered == "True"
     package = installed.site_packages / "sb3_trpo_ext" if build == "build_wheel" else CHECKOUT
     assert path == str(package / "hyperparams" / "trpo_ext.yml")
+    files = {file.name for file in installed.site_packages.glob("sb3_trpo_ext_startup.*")}
+    assert files == {f"sb3_trpo_ext_startup.{end}" for end in ("pth", "py", "start")}
 
     installed.uninstall()
     assert not list(installed.site_packages.glob("*sb3_trpo_ext*"))

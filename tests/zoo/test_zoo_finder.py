@@ -1,6 +1,7 @@
 """The start-up hook among other finders, with stand-ins for RL Zoo and for our package: it helps, or is not there."""
 
 import os
+import pkgutil
 import subprocess
 import sys
 import zipfile
@@ -261,3 +262,31 @@ def test_an_error_of_the_zoo_is_its_own(python, stand_ins):
     assert result.stdout == "No module named 'nowhere'\n"
     assert result.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'nowhere'"
     assert "could not be registered" not in result.stderr
+
+
+def test_installing_twice_is_installing_once(python):
+    finders = "print(sum(type(one).__name__ == 'ZooFinder' for one in sys.meta_path))\n"
+    calls = "import sb3_trpo_ext.zoo; print(sb3_trpo_ext.zoo.calls)"
+    # What Python does with the files, both of them, in either order.
+    pth, start = (STARTUP / f"sb3_trpo_ext_startup.{end}" for end in ("pth", "start"))
+    (entry,) = start.read_text().splitlines()
+    run = [pth.read_text(), f"import pkgutil; pkgutil.resolve_name({entry!r})()\n"]
+    for code in (run[0] + run[1], run[1] + run[0], run[1] * 2):
+        result = python(f"{code}{finders}{ALGOS}{calls}")
+        assert result.stdout == f"1\n{OURS}1\n", result.stderr
+    off = python(f"{run[0]}{run[1]}{finders}", SB3_TRPO_EXT_NO_ZOO_HOOK="1")
+    assert off.stdout == "0\n"
+
+
+def test_the_start_file_is_as_python_3_15_reads_it(monkeypatch):
+    """UTF-8, a line for each ``module:callable`` without arguments, and a .pth file of the same name before 3.15."""
+    monkeypatch.syspath_prepend(STARTUP)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.delitem(sys.modules, "sb3_trpo_ext_startup", raising=False)
+    lines = (STARTUP / "sb3_trpo_ext_startup.start").read_text(encoding="utf-8-sig").splitlines()
+    entries = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    assert entries == ["sb3_trpo_ext_startup:install"]
+    for entry in entries:
+        assert pkgutil.resolve_name(entry)() is None
+    assert type(sys.meta_path[0]).__name__ == "ZooFinder"
+    assert (STARTUP / "sb3_trpo_ext_startup.pth").is_file()

@@ -94,8 +94,8 @@ def has_mixed_settings(results: Sequence[Result]) -> bool:
     :param results: of one label and task
     """
     documents = [one.document for one in results if one.origin is None]
-    zoo = [one.get("zoo_settings", {}) for one in documents]
-    arguments = [one.get("all_settings", {}) for one in documents]
+    zoo = [one.get("zoo_settings") or {} for one in documents]
+    arguments = [one.get("all_settings") or {} for one in documents]
     defaults = set().union(*arguments).difference(*zoo)
     ignored = {"seed", "n_timesteps", *(name for name in defaults if any(name not in one for one in arguments))}
     settings = [

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sb3_trpo_ext.bench.fields import check_fields
 from sb3_trpo_ext.bench.suites import Task
 
 Document = dict[str, Any]
@@ -125,19 +126,17 @@ def read(path: Path) -> Result:
     """
     try:
         document = json.loads(path.read_text())
-        curve = document["curve"]
-        steps = tuple(map(int, curve["steps"]))
-        returns = tuple(map(float, curve["returns"]))
-        seconds = tuple(map(float, curve["seconds"] or [math.nan] * len(steps)))
+        check_fields(document)
+        run = Run(**{name: value for name, value in document["run"].items() if value is not None})
+        steps, returns, seconds = (document["curve"].get(name) for name in ("steps", "returns", "seconds"))
+        if seconds is None:
+            seconds = [math.nan] * len(steps)
         if not len(steps) == len(returns) == len(seconds) > 0:
             raise ValueError(f"a curve of {len(steps)} steps, {len(returns)} returns, {len(seconds)} seconds")
-        return Result(
-            Run(**document["run"]), steps, returns, seconds, tuple(map(float, document["evaluation"])), document
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is no result of `bench learn`: {error!r}. Remove it, or give another folder"
-        ) from error
+        curve = tuple(steps), tuple(map(float, returns)), tuple(map(float, seconds))
+        return Result(run, *curve, tuple(map(float, document["evaluation"])), document)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is no result of `bench learn`: {error}. Remove it, or give another folder") from error
 
 
 def read_all(folders: Iterable[Path]) -> list[Result]:

@@ -1,6 +1,7 @@
 """``learn``: trains algorithms on a suite through RL Zoo's settings, each run in a process of its own."""
 
 import argparse
+import shlex
 import signal
 import sys
 from importlib.util import find_spec
@@ -76,7 +77,8 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
     if failed:
         names = "\n  ".join(failed)
         sys.exit(f"{len(failed)} run{'s' * (len(failed) > 1)} failed (tried again by the same command):\n  {names}")
-    print(f"All is in {options.out}. Next: python -m sb3_trpo_ext.bench report --results {options.out}")
+    folder = shlex.quote(str(options.out))
+    print(f"All is in {options.out}. Next: python -m sb3_trpo_ext.bench report --results {folder}")
 
 
 def execute(runs: list[Run], out: Path, jobs: int) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import warnings
 from importlib.metadata import PackageNotFoundError, version
@@ -81,7 +82,7 @@ def command_line(arguments: list[str]) -> str:
     if "--out" in kept:
         i = kept.index("--out")
         del kept[i : i + 2]
-    return " ".join(["python -m sb3_trpo_ext.bench", *(one for one in kept if not one.startswith("--out="))])
+    return shlex.join(["python", "-m", "sb3_trpo_ext.bench", *(one for one in kept if not one.startswith("--out="))])
 
 
 def _versions() -> dict[str, str]:

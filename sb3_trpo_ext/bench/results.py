@@ -1,5 +1,6 @@
 """A training run, what comes of it, and where it lies on disk."""
 
+import ast
 import json
 import math
 import os
@@ -62,15 +63,32 @@ class Run:
         """
         chosen = [self.seed] if seeds is None else seeds
         named = [self.algo] if algos is None else algos
-        parts = ["python -m sb3_trpo_ext.bench learn", f"--algos {' '.join(named)}", f"--envs {self.environment}"]
-        parts += [f"--timesteps {self.timesteps}", f"--seeds {' '.join(map(str, chosen))}"]
+        parts = ["python", "-m", "sb3_trpo_ext.bench", "learn", "--algos", *named, "--envs", self.environment]
+        parts += ["--timesteps", str(self.timesteps), "--seeds", *map(str, chosen)]
         if self.defaults:
             parts.append("--defaults")
         if self.params:
-            parts.append("--params " + " ".join(shlex.quote(f"{key}:{value}") for key, value in self.params.items()))
+            parts += ["--params", *(as_typed(key, value) for key, value in self.params.items())]
         if self.label != self.algo:
-            parts.append(f"--label {self.label}")
-        return " ".join(parts)
+            # In one piece where it could be taken for an option.
+            parts += [f"--label={self.label}"] if self.label.startswith("-") else ["--label", self.label]
+        return shlex.join(parts)
+
+
+def as_typed(key: str, value: Any) -> str:
+    """
+    A setting as ``--params`` takes it. Text that would be read as something else, such as a number, is given quotes.
+
+    :param key: of the setting
+    :param value: of the setting
+    """
+    if not isinstance(value, str):
+        return f"{key}:{value}"
+    try:
+        ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError):
+        return f"{key}:{value}"
+    return f"{key}:{value!r}"
 
 
 @dataclass(frozen=True)

@@ -67,11 +67,13 @@ def test_a_short_run_is_trained_evaluated_and_written(tmp_path):
 
 
 def test_the_same_command_again_starts_nothing(tmp_path, stand_in, capsys):
+    out = tmp_path / "two words"
     command = ["learn", "--envs", "CartPole-v1", "--timesteps", "10", "--algos", "trpo_ext", "--seeds", "0", "4"]
-    main([*command, "--out", str(tmp_path)])
+    main([*command, "--out", str(out)])
     assert "2 runs, 0 finished earlier\n[1/2]" in capsys.readouterr().out
-    main([*command, "--out", str(tmp_path)])
-    assert "2 runs, 2 finished earlier\nAll is in" in capsys.readouterr().out
+    main([*command, "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert "2 runs, 2 finished earlier\nAll is in" in printed and printed.endswith(f"report --results '{out}'\n")
     assert stand_in == [0, 4]
 
 

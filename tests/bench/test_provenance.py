@@ -1,5 +1,7 @@
 """What a figure carries, and what it must not."""
 
+import shlex
+
 import pytest
 
 from sb3_trpo_ext.bench import provenance
@@ -19,6 +21,11 @@ def test_an_idle_machine_is_not_warned_about(recwarn):
 @pytest.mark.parametrize("out", [["--out", "/home/somebody/results"], ["--out=/home/somebody/results"]])
 def test_the_command_names_no_folder(out):
     assert provenance.command_line(["speed", *out, "--quick"]) == "python -m sb3_trpo_ext.bench speed --quick"
+
+
+def test_the_command_can_be_pasted():
+    command = "python -m sb3_trpo_ext.bench speed --cases 'two words' \"it's\""
+    assert shlex.split(provenance.command_line(["speed", "--cases", "two words", "it's"])) == shlex.split(command)
 
 
 def test_code_versions_machine_and_load_are_told():

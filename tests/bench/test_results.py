@@ -1,12 +1,16 @@
 """Runs and the files of their results: where they lie, what is read, what is refused."""
 
+import argparse
 import json
+import shlex
 
 import pytest
 
+from sb3_trpo_ext.bench import learn
 from sb3_trpo_ext.bench.__main__ import main
 from sb3_trpo_ext.bench.fields import FIELDS
-from sb3_trpo_ext.bench.results import Run, read, read_all, write
+from sb3_trpo_ext.bench.plan import parameters
+from sb3_trpo_ext.bench.results import Run, as_typed, read, read_all, write
 
 
 def test_a_run_in_two_folders(tmp_path, stored):
@@ -133,3 +137,33 @@ def test_the_command_of_a_run_and_its_file(tmp_path):
     assert plain.command([0, 1], ["ppo", "a2c"]) == (
         "python -m sb3_trpo_ext.bench learn --algos ppo a2c --envs CartPole-v1 --timesteps 1000 --seeds 0 1"
     )
+
+
+@pytest.mark.parametrize("odd", ["two words", "it's", 'a "b"', "$HOME `ls` \\ *;#", "größe", "-x", "--seeds"])
+def test_a_command_can_be_pasted_whatever_is_in_it(odd):
+    params = {
+        "text": odd,
+        "number": 1,
+        "text of a number": "1",
+        "list": [odd, None],
+        "empty": "",
+        "kwargs": "dict(a=1)",
+    }
+    run = Run("trpo_ext", odd.strip("-"), 1000, -3, odd, params, defaults=True)
+    parser = argparse.ArgumentParser()
+    learn.add_arguments(parser)
+    words = shlex.split(run.command([-3, 4]))
+    assert words[:4] == ["python", "-m", "sb3_trpo_ext.bench", "learn"]
+    options = parser.parse_args(words[4:])
+    assert (options.algos, options.envs, options.timesteps, options.seeds) == (
+        ["trpo_ext"],
+        [odd.strip("-")],
+        1000,
+        [-3, 4],
+    )
+    assert (options.label, options.defaults, parameters(options.params)) == (odd, True, params)
+
+
+@pytest.mark.parametrize("value", ["None", " 1", "[1", "'a'", "a\nb", "1e-3", 1e-05, True, None, {"a": [1.0]}])
+def test_a_setting_is_read_as_it_was(value):
+    assert parameters([as_typed("a", value)]) == {"a": value}

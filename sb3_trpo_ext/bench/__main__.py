@@ -8,6 +8,7 @@ Measurements beside sb3-contrib's TRPO: how fast it is, and how well it learns::
 """
 
 import argparse
+import io
 import sys
 
 #: Modules that only the ``bench`` extra installs.
@@ -20,6 +21,9 @@ def main(arguments: list[str]) -> None:
 
     :param arguments: its name and its options
     """
+    # Names and signs that a terminal or a pipe has no letters for must not end the program: it prints "?" instead.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         from sb3_trpo_ext.bench import check, learn, report, speed
     except ModuleNotFoundError as error:

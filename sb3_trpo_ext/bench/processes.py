@@ -14,8 +14,9 @@ from sb3_trpo_ext.bench.results import Run
 
 PATIENCE = 10.0  # seconds that an interrupted run has to end by itself
 TRACEBACK_LINES = 25
-# One core for each run, no windows, no downloads.
+# One core for each run, no windows, no downloads; UTF-8, or RL Zoo would read settings in the encoding of the locale.
 ENVIRONMENT = {
+    "PYTHONUTF8": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -46,7 +47,7 @@ class Running:
     def state(self) -> tuple[float, float | None]:
         """Share of the timesteps that is done, mean return of the last 100 episodes."""
         try:
-            document = json.loads(self.progress.read_text())
+            document = json.loads(self.progress.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return 0.0, None
         return document["steps"] / self.run.timesteps, document["return"]
@@ -92,7 +93,7 @@ def conclude(ended: Running, out: Path) -> str | None:
         tidy(path)
         return None
     ended.progress.unlink(missing_ok=True)
-    last = ended.log.read_text(errors="replace").rstrip().splitlines()[-TRACEBACK_LINES:]
+    last = ended.log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-TRACEBACK_LINES:]
     why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
     return "\n".join([f"{why}; all of its output is in {ended.log}", *last])
 

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
     comparison = Comparison.of(select(results, options), options.baseline or BASELINE)
     options.out.mkdir(parents=True, exist_ok=True)
     text = markdown(comparison, draw(comparison, options.out))
-    (options.out / "learning.md").write_text(text)
+    (options.out / "learning.md").write_text(text, encoding="utf-8")
     print(text)
     print(f"Wrote learning.md and its plots to {options.out}")
 

@@ -143,7 +143,7 @@ def read(path: Path) -> Result:
     :raises ValueError: when it is no such file
     """
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
         check_fields(document)
         run = Run(**{name: value for name, value in document["run"].items() if value is not None})
         steps, returns, seconds = (document["curve"].get(name) for name in ("steps", "returns", "seconds"))
@@ -191,5 +191,5 @@ def write(path: Path, document: Document) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in document.items())
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(f"{{\n{lines}\n}}\n")
+    unfinished.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
     unfinished.replace(path)

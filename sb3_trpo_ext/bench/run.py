@@ -160,7 +160,8 @@ def no_settings(run: Run, folder: Path) -> str:
     """
     path = folder / "defaults.yml"
     # What RL Zoo asks of every entry. JSON is YAML.
-    path.write_text(json.dumps({run.environment: {"n_timesteps": run.timesteps, "policy": "MlpPolicy"}}))
+    settings = {run.environment: {"n_timesteps": run.timesteps, "policy": "MlpPolicy"}}
+    path.write_text(json.dumps(settings), encoding="utf-8")
     return str(path)
 
 

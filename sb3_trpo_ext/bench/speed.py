@@ -155,7 +155,7 @@ def write_figures(document: dict[str, Any], out: Path) -> None:
     :param out: folder for both files
     """
     out.mkdir(parents=True, exist_ok=True)
-    (out / "speed.json").write_text(json.dumps(document, indent=1) + "\n")
+    (out / "speed.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     chart.draw(document, out / "speed.png")
     print(f"\nWrote speed.json and speed.png to {out}")
     print(json.dumps(ratios(document)))

@@ -42,10 +42,10 @@ def test_interruption_ends_what_runs_and_keeps_what_is_finished(tmp_path, runs, 
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def really_train(out, *options, timesteps="2e3"):
-    """The command, run for real on CartPole; returns what it prints."""
+def really_train(out, *options, timesteps="2e3", **variables):
+    """The command, run for real on CartPole with variables of the environment; returns what it prints."""
     command = ["-m", "sb3_trpo_ext.bench", "learn", "--envs", "CartPole-v1", "--algos", "trpo_ext", "--seeds", "7"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     result = subprocess.run(
         [sys.executable, *command, "--timesteps", timesteps, *options, "--out", str(out)],
         env=environment, text=True, capture_output=True, timeout=300,
@@ -55,7 +55,9 @@ def really_train(out, *options, timesteps="2e3"):
 
 
 def test_a_short_run_is_trained_evaluated_and_written(tmp_path):
-    printed = really_train(tmp_path, "--params", "target_kl:0.03", "--label", "short", timesteps="200")
+    """Also where the locale has no more than ASCII, and our file of settings has."""
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    printed = really_train(tmp_path, "--params", "target_kl:0.03", "--label", "short", timesteps="200", **ascii_only)
     assert "1 run, 0 finished earlier\n[1/1]" in printed and "short CartPole-v1 200 seed 7: return" in printed
     assert printed.endswith(f"All is in {tmp_path}. Next: python -m sb3_trpo_ext.bench report --results {tmp_path}\n")
     assert [path.name for path in (tmp_path / "short").iterdir()] == ["CartPole-v1_200_7.json"]

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,24 @@ def test_report(tmp_path, results, capsys, row):
     for name in ("curves.png", "time.png", "profile.png", "improvement.png"):
         assert f"]({name})" in text
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("encoding", [None, "ascii", "latin-1"])
+def test_a_locale_without_our_signs(tmp_path, results, stored, row, encoding):
+    """The file is the same, and what is printed has another sign in their place."""
+    stored(results, "größe", "CartPole-v1", 20_000, [400.0, 410.0], algo="trpo_ext", params={"note": "größer"})
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONIOENCODING", "LANG")}
+    clean |= {"LC_ALL": "C", "PYTHONUTF8": "0"} | ({"PYTHONIOENCODING": encoding} if encoding else {})
+    command = ["report", "--results", str(results), "--out"]
+    result = subprocess.run(
+        [sys.executable, "-m", "sb3_trpo_ext.bench", *command, str(tmp_path / "c")], env=clean, capture_output=True
+    )
+    assert result.returncode == 0, result.stderr
+    main([*command, str(tmp_path / "here")])
+    text = (tmp_path / "here/learning.md").read_text(encoding="utf-8")
+    assert (tmp_path / "c/learning.md").read_text(encoding="utf-8") == text
+    assert "größe" in text and "±" in text
+    assert result.stdout.startswith(text.encode(encoding or "ascii", "replace"))
 
 
 def test_what_is_not_known_is_left_out(tmp_path, stored, contents, measured_otherwise, row):

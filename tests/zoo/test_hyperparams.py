@@ -126,3 +126,9 @@ def test_kl_and_damping_are_scaled_by_the_action_dimension(built):
             assert 0.01 <= per_dimension <= 0.1 and round(per_dimension, 3) == pytest.approx(per_dimension), name
         else:
             assert factor(name, "target_kl") == pytest.approx(found["dimensions"]), name
+
+
+def test_files_are_ascii():
+    """RL Zoo opens them in the encoding of the locale, whatever it is."""
+    for file in (CHECKOUT / "hyperparams").glob("*.yml"):
+        file.read_bytes().decode("ascii")

@@ -481,3 +481,70 @@ def test_ppo_is_the_yardstick_for_exchanged_policies(space_env):
     before = parameters_of(model.policy)
     model.learn(48)
     assert all(changed(before, model.policy))
+
+
+# ------------------------------------------------------------------------------- all of it, beside SB3's loop
+def exchange_policy(model):
+    model.policy = copy.deepcopy(model.policy)
+
+
+def exchange_head(model):
+    torch.manual_seed(3)
+    model.policy.action_net = nn.Linear(8, 2)
+
+
+def freeze_a_layer(model):
+    model.policy.mlp_extractor.policy_net[0].requires_grad_(False)
+
+
+def freeze_the_actor(model):
+    for parameter in actor_and_critic(model.policy)[0]:
+        parameter.requires_grad_(False)
+
+
+def hook_on_a_layer(model):
+    model.policy.action_net.register_forward_hook(lambda module, inputs, output: 1.5 * output)
+
+
+def hook_on_a_container(model):
+    model.policy.mlp_extractor.policy_net.register_forward_hook(lambda module, inputs, output: output + 0.5)
+
+
+def hook_on_the_policy(model):
+    model.policy.register_forward_hook(lambda module, inputs, output: (output[0] * 0.5, *output[1:]))
+
+
+def parametrize(model):
+    torch.nn.utils.parametrizations.weight_norm(model.policy.action_net)
+
+
+def residual(model):
+    model.policy.mlp_extractor.policy_net = Residual(nn.Linear(3, 3), nn.Tanh())
+    model.policy.action_net = nn.Linear(3, 2)
+
+
+CHANGES = [
+    exchange_policy,
+    exchange_head,
+    freeze_a_layer,
+    freeze_the_actor,
+    hook_on_a_layer,
+    hook_on_a_container,
+    hook_on_the_policy,
+    parametrize,
+    residual,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_after_a_change_fast_collection_is_still_sb3s_loop(change, space_env, tiny):
+    results = []
+    for fast in (True, False):
+        model = tiny(space_env(VECTOR, BOX, length=5), fast=fast, critic="adam", target_kl=0.01).learn(16)
+        torch.manual_seed(1)
+        change(model)
+        torch.manual_seed(2)
+        model.learn(32, reset_num_timesteps=False)
+        results.append({name: np.array(getattr(model.rollout_buffer, name)) for name in ARRAYS})
+    for name in ARRAYS:
+        np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-3, atol=1e-4, err_msg=name)

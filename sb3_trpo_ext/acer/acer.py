@@ -27,6 +27,7 @@ from sb3_trpo_ext.acer.collection import (
     usable_normalizer,
 )
 from sb3_trpo_ext.acer.learner import Learner
+from sb3_trpo_ext.acer.optimizer import optimizer_of, usable_state
 from sb3_trpo_ext.acer.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, frozen_copy
 from sb3_trpo_ext.acer.step import acer_step, average_kl
 from sb3_trpo_ext.acer.updates import Update, Updates
@@ -201,7 +202,7 @@ class ACER(Algorithm[Collected]):
         parameters = list(self.policy.parameters())
         is_another = list(map(id, parameters)) != list(map(id, self._parameters))
         if is_another and "optimizer_class" not in self.policy_kwargs:
-            self.policy.optimizer = self._optimizer()
+            self.policy.optimizer = optimizer_of(self)
         if isinstance(self.action_space, spaces.Box):
             self.policy.log_std.requires_grad_(self.learn_std)
         if is_another:
@@ -209,15 +210,6 @@ class ACER(Algorithm[Collected]):
         self._parameters = parameters
         self._learner = Learner(self.policy, self.average_policy)
         self._network: PlainNetwork | None = actor_network(self.policy)
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        """The one that the constructor's arguments ask for, in its form for many small tensors."""
-        parameters, learning_rate = self.policy.parameters(), self.lr_schedule(1)
-        given = self.policy_kwargs.get("optimizer_kwargs") or {}
-        if self.use_rms_prop:
-            settings = {"alpha": 0.99, "eps": self.rms_prop_eps, "foreach": True} | given
-            return torch.optim.RMSprop(parameters, learning_rate, **settings)
-        return torch.optim.Adam(parameters, learning_rate, **({"eps": 1e-5, "fused": True} | given))
 
     def set_parameters(
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: torch.device | str = "auto"
@@ -227,21 +219,10 @@ class ACER(Algorithm[Collected]):
             self.average_policy.log_std.copy_(self.policy.log_std.detach())  # it would never follow
 
     def _usable(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """The state of RMSProp is not put into Adam, nor the reverse: the optimizer then starts afresh."""
         saved = parameters.get("policy.optimizer")
         if saved is None or "optimizer_class" in self.policy_kwargs:
             return parameters
-        if ("alpha" in saved["param_groups"][0]) != self.use_rms_prop:  # of the two, only RMSProp has an alpha
-            warnings.warn(
-                "The saved state is of another optimizer than use_rms_prop asks for: the optimizer starts afresh.",
-                stacklevel=5,
-            )
-            saved = self.policy.optimizer.state_dict()
-        elif self.use_rms_prop:
-            # What was saved would replace ε too, and ACER.load(path, rms_prop_eps=…) would have no effect.
-            eps = self.policy.optimizer.defaults["eps"]
-            saved = saved | {"param_groups": [group | {"eps": eps} for group in saved["param_groups"]]}
-        return parameters | {"policy.optimizer": saved}
+        return parameters | {"policy.optimizer": usable_state(saved, self.policy.optimizer, self.use_rms_prop)}
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
@@ -329,7 +310,8 @@ class ACER(Algorithm[Collected]):
         """
         Save the replay buffer as a NumPy archive. What a model's own file holds does not include it.
 
-        :param path: of the file, whatever its ending (``.npz`` if it has none), or an open binary file
+        :param path: of the file, whatever its ending (``.npz`` if it has none), or an open binary file. A file that was
+            there before is replaced when the new one is whole.
         """
         self.replay_buffer.save(path)
 
@@ -339,6 +321,7 @@ class ACER(Algorithm[Collected]):
 
         :param path: of the file, or an open binary file
         :param truncate_last_traj: not used, for the sake of RL Zoo: every stored sequence is whole
-        :raises ValueError: when the file is damaged, or of other spaces, ``n_steps`` or number of environments
+        :raises ValueError: when the file is damaged, or of other spaces or ``n_steps``. It may be of another number of
+            environments: see :meth:`sb3_trpo_ext.acer.buffer.SequenceReplayBuffer.load`.
         """
         self.replay_buffer.load(path)

@@ -1,9 +1,7 @@
 """Whole n-step sequences, and a replay buffer of them."""
 
-import io
 import math
 import os
-import pathlib
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
@@ -12,9 +10,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common import buffers
-from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_trpo_ext.acer import replay_file
 from sb3_trpo_ext.common.collection import Timeout
 
 Array: TypeAlias = NDArray[Any]
@@ -103,14 +101,15 @@ class SequenceReplayBuffer:
         self.n_steps, self.n_envs = n_steps, n_envs
         self.position = 0  # slot to be written next
         self.n_stored = 0
+        self._observation_space, self._action_space = observation_space, action_space
         self._is_dict = isinstance(observation_space, spaces.Dict)
-        self._keys = list(_parts(observation_space))
+        self._keys = list(replay_file.parts(observation_space))
         rows = (self.capacity, n_envs, n_steps)
         # (slot, environment, step, …), so that a sequence lies together in memory.
         layouts: dict[str, _Layout] = {
             **{
                 f"observations/{key}": _Layout((*rows[:2], n_steps + 1, *(space.shape or ())), space.dtype)
-                for key, space in _parts(observation_space).items()
+                for key, space in replay_file.parts(observation_space).items()
             },
             "actions": _Layout((*rows, *(action_space.shape or ())), action_space.dtype),
             "rewards": _Layout(rows, np.float32),
@@ -164,11 +163,12 @@ class SequenceReplayBuffer:
         )
         return Sequences(observations if self._is_dict else observations[""], **parts, timeouts=timeouts)
 
-    def save(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+    def save(self, path: replay_file.Path) -> None:
         """
         Write what is stored as a NumPy archive (npz), which holds arrays only.
 
-        :param path: of the file, or an open binary file
+        :param path: of the file, which is replaced when the new one is whole; or an open binary file, which is written
+            directly
         """
         arrays: dict[str, Any] = {name: array[: self.n_stored] for name, array in self._arrays.items()}
         located = [(slot, timeout) for slot, timeouts in enumerate(self._timeouts) for timeout in timeouts]
@@ -180,52 +180,71 @@ class SequenceReplayBuffer:
         places = [(slot, timeout.step, timeout.env) for slot, timeout in located]
         arrays["timeouts_at"] = np.array(places, np.int64).reshape(-1, 3)
         arrays["position"] = np.array(self.position)
-        file: Any = open_path(path, "w", suffix="npz")
-        try:
-            np.savez(file, **arrays)
-        finally:
-            if isinstance(path, (str, pathlib.Path)):
-                file.close()
+        replay_file.write(path, arrays)
 
-    def load(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+    def load(self, path: replay_file.Path) -> None:
         """
         Replace what is stored by what :meth:`save` wrote. If that is more than fits, the latest is kept.
 
+        The number of environments may differ, because a sequence does not depend on it. The file's sequences are then
+        dealt out anew, from the oldest to the latest and those of one time in the order of their environments. If
+        their number is no multiple of that of the environments, the oldest are stored twice to make it one.
+
         :param path: of the file, or an open binary file
-        :raises ValueError: when the file is no such archive, was written for other spaces, ``n_steps`` or number of
-            environments, or holds NaN or infinity; what is stored is then as it was
+        :raises ValueError: when the file is no such archive, was written for other spaces or ``n_steps``, or holds what
+            can not be: NaN or infinity, actions outside the space, and the like; what is stored is then as it was
         """
-        saved = _read(path)
+        saved = replay_file.read(path)
         self._check_fits(saved, path)
-        _check_whole(saved, path)
-        n = len(saved["rewards"])
-        order = (np.arange(n) + (int(saved["position"]) if n else 0)) % max(n, 1)  # oldest first
-        order = order[-self.capacity :]
-        for name, array in self._arrays.items():
-            array[: len(order)] = saved[name][order]
+        replay_file.check(saved, self._observation_space, self._action_space, path)
+        dealt = self._dealt(saved)
+        # Ctrl-C from here on leaves an empty buffer, and never one whose parts do not belong together.
+        self.n_stored = self.position = 0
         self._timeouts = [()] * self.capacity
-        new_slot = {int(old): new for new, old in enumerate(order)}
-        for i, (slot, step, env) in enumerate(saved["timeouts_at"].tolist()):
-            if slot in new_slot:
-                final = {key: saved[f"timeouts/{key}"][i] for key in self._keys}
-                self._timeouts[new_slot[slot]] += (Timeout(step, env, final if self._is_dict else final[""]),)
-        self.n_stored = len(order)
+        for name, array in self._arrays.items():
+            array[: len(dealt)] = saved[name].reshape(-1, *saved[name].shape[2:])[dealt]
+        self._timeouts[: len(dealt)] = self._dealt_timeouts(saved, dealt)
+        self.n_stored = len(dealt)
         self.position = self.n_stored % self.capacity
 
     def _check_fits(self, saved: dict[str, Array], path: Any) -> None:
-        """Refuse what was saved for other spaces, sequences or environments."""
+        """Refuse what was saved for other spaces or sequences."""
         expected = {*self._arrays, "timeouts_at", "position", *(f"timeouts/{key}" for key in self._keys)}
         if set(saved) != expected:
             raise ValueError(
                 f"{path} was not saved by ACER with these spaces: it lacks or adds {expected ^ set(saved)}."
             )
         for name, array in self._arrays.items():
-            if saved[name].shape[1:] != array.shape[1:] or saved[name].dtype != array.dtype:
+            found = saved[name]
+            if found.ndim != array.ndim or found.shape[2:] != array.shape[2:] or found.dtype != array.dtype:
                 raise ValueError(
-                    f"{path} holds {name} of shape {saved[name].shape[1:]} (environments, steps, …) and type "
-                    f"{saved[name].dtype}, but this model stores {array.shape[1:]}, {array.dtype}. Use the n_steps, "
-                    "the number of environments and the spaces that it was saved with."
+                    f"{path} holds {name} of shape {found.shape[2:]} (steps, …) and type {found.dtype}, but this model "
+                    f"stores {array.shape[2:]}, {array.dtype}. Use the n_steps and the spaces that it was saved with."
                 )
+
+    def _dealt(self, saved: dict[str, Array]) -> Array:
+        """Which of a file's sequences, numbered through, goes where: shape (slots, B)."""
+        n, n_envs = saved["rewards"].shape[:2]
+        order = (np.arange(n) + (int(saved["position"]) if n else 0)) % max(n, 1)  # oldest first
+        sequences = (order[:, None] * n_envs + np.arange(n_envs)).reshape(-1)
+        again = np.resize(sequences, -len(sequences) % self.n_envs)
+        return np.concatenate([again, sequences]).reshape(-1, self.n_envs)[-self.capacity :]
+
+    def _dealt_timeouts(self, saved: dict[str, Array], dealt: Array) -> list[tuple[Timeout, ...]]:
+        """The time limits of sequences dealt out so, for each slot."""
+        of_sequence: dict[int, list[tuple[int, Any]]] = {}
+        for i, (slot, step, env) in enumerate(saved["timeouts_at"].tolist()):
+            final = {key: saved[f"timeouts/{key}"][i] for key in self._keys}
+            place = slot * saved["rewards"].shape[1] + env
+            of_sequence.setdefault(place, []).append((step, final if self._is_dict else final[""]))
+        return [
+            tuple(
+                Timeout(step, env, final)
+                for env, sequence in enumerate(row)
+                for step, final in of_sequence.get(sequence, ())
+            )
+            for row in dealt.tolist()
+        ]
 
     def _split(self, sequences: Sequences) -> dict[str, Array]:
         """Arrays by the names under which they are kept."""
@@ -234,10 +253,6 @@ class SequenceReplayBuffer:
             **{f"observations/{key}": observations[key] for key in self._keys},
             **{name: getattr(sequences, name) for name in ("actions", "rewards", "statistics", "dones")},
         }
-
-
-def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
-    return dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
 
 
 def _memory() -> int | None:
@@ -262,46 +277,3 @@ def _warn_if_large(sizes: dict[str, int], buffer_size: int) -> None:
         f"memory. Lower buffer_size to {int(buffer_size * available / total * 0.8)} or less.",
         stacklevel=6,
     )
-
-
-def _check_whole(saved: dict[str, Array], path: Any) -> None:
-    """Refuse a file whose parts do not belong together, as another program might leave it."""
-    n_sequences, n_envs, n_steps = saved["rewards"].shape
-    places, position = saved["timeouts_at"], saved["position"]
-    n_timeouts = places.size // 3
-    faults = [
-        f"{name} has {len(array)} sequences, rewards has {n_sequences}"
-        for name, array in saved.items()
-        if not name.startswith("timeouts") and name != "position" and len(array) != n_sequences
-    ]
-    faults += [
-        f"{name} holds NaN or infinity"
-        for name, array in saved.items()
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all()
-    ]
-    for name, array in saved.items():
-        if name.startswith("timeouts/"):
-            like = saved[name.replace("timeouts/", "observations/")]
-            if array.shape != (n_timeouts, *like.shape[3:]) or array.dtype != like.dtype:
-                faults.append(f"{name} has shape {array.shape} and type {array.dtype} for {n_timeouts} time limits")
-    if places.shape[1:] != (3,) or places.dtype != np.int64:
-        faults.append(f"timeouts_at has shape {places.shape} and type {places.dtype}, not (…, 3) and int64")
-    elif not ((places >= 0) & (places < (n_sequences, n_steps, n_envs))).all():
-        faults.append("timeouts_at names sequences, steps or environments that are not there")
-    if position.shape != () or not np.issubdtype(position.dtype, np.integer) or not 0 <= position <= n_sequences:
-        faults.append(f"position is {position}, not a whole number from 0 to {n_sequences}")
-    if faults:
-        raise ValueError(f"{path} is not a replay buffer saved by ACER, or is damaged: {'; '.join(faults)}.")
-
-
-def _read(path: str | pathlib.Path | io.BufferedIOBase) -> dict[str, Array]:
-    """The arrays of an npz file; nothing in it is executed."""
-    file: Any = open_path(path, "r", suffix="npz")
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # what damaged files raise has no common base: ValueError, BadZipFile, zlib.error, …
-        raise ValueError(f"{path} is not a replay buffer saved by ACER, or is damaged ({error}).") from error
-    finally:
-        if isinstance(path, (str, pathlib.Path)):
-            file.close()

@@ -1,0 +1,153 @@
+"""Files of replay buffers: NumPy archives (npz), which hold arrays only; nothing in them is executed."""
+
+import io
+import pathlib
+import zipfile
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.save_util import open_path
+
+from sb3_trpo_ext.common.files import atomic_file
+
+Array = NDArray[Any]
+Path = str | pathlib.Path | io.BufferedIOBase
+
+
+def write(path: Path, arrays: dict[str, Array]) -> None:
+    """
+    :param path: of the file, which is as it was before or whole at every moment (see
+        :func:`sb3_trpo_ext.common.files.atomic_file`); or an open binary file, which is written directly
+    :param arrays: by name
+    """
+    is_named = isinstance(path, (str, pathlib.Path))
+    target: Any = atomic_file(path, suffix="npz") if is_named else nullcontext(open_path(path, "w"))  # type: ignore[arg-type]
+    with target as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes any name for that of an option
+
+
+def read(path: Path) -> dict[str, Array]:
+    """
+    :param path: of the file, or an open binary file
+    :return: arrays by name
+    :raises ValueError: when the file is no such archive, or damaged
+    """
+    file: Any = open_path(path, "r", suffix="npz")
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # what damaged files raise has no common base: ValueError, BadZipFile, zlib.error, …
+        raise ValueError(
+            f"{path} is not a replay buffer saved by ACER, or is damaged ({_what_is_wrong(file, error)})."
+        ) from error
+    finally:
+        if isinstance(path, (str, pathlib.Path)):
+            file.close()
+
+
+def _what_is_wrong(file: Any, error: Exception) -> str:
+    """Archives begin with PK and end with a table of contents, by which one can tell that the end is missing."""
+    file.seek(0)
+    start = file.read(2)
+    if not start:
+        return "it is empty"
+    if start == b"PK" and not zipfile.is_zipfile(file):
+        return "it was cut short: the end of the archive is missing"
+    return str(error)
+
+
+def check(
+    saved: dict[str, Array], observation_space: spaces.Space[Any], action_space: spaces.Space[Any], path: Any
+) -> None:
+    """
+    Refuse a file whose parts do not belong together, or hold what ACER can not have stored.
+
+    :param saved: arrays by name, of the right names, types and shapes, but for the numbers of sequences, environments
+        and time limits
+    :param observation_space: of one environment
+    :param action_space: of one environment
+    :param path: for the message
+    :raises ValueError: naming all faulty parts
+    """
+    faults = _faults_of_shapes(saved)
+    if not faults:
+        faults = [*_faults_of_numbers(saved, observation_space, action_space), *_faults_of_timeouts(saved)]
+    if faults:
+        raise ValueError(f"{path} is not a replay buffer saved by ACER, or is damaged: {'; '.join(faults)}.")
+
+
+def parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
+    """The parts of a dictionary of observations by their keys; others have one, called ""."""
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
+
+
+def _faults_of_shapes(saved: dict[str, Array]) -> list[str]:
+    n_sequences, n_envs = saved["rewards"].shape[:2]
+    places, position = saved["timeouts_at"], saved["position"]
+    n_timeouts = places.size // 3
+    faults = [
+        f"{name} has {array.shape[0]} sequences of {array.shape[1]} environments, rewards has {n_sequences} of {n_envs}"
+        for name, array in saved.items()
+        if not name.startswith("timeouts") and name != "position" and array.shape[:2] != (n_sequences, n_envs)
+    ]
+    for name, array in saved.items():
+        if name.startswith("timeouts/"):
+            like = saved[name.replace("timeouts/", "observations/")]
+            if array.shape != (n_timeouts, *like.shape[3:]) or array.dtype != like.dtype:
+                faults.append(f"{name} has shape {array.shape} and type {array.dtype} for {n_timeouts} time limits")
+    if places.shape[1:] != (3,) or places.dtype != np.int64:
+        faults.append(f"timeouts_at has shape {places.shape} and type {places.dtype}, not (…, 3) and int64")
+    if position.shape != () or not np.issubdtype(position.dtype, np.integer) or not 0 <= position <= n_sequences:
+        faults.append(f"position is {position}, not a whole number from 0 to {n_sequences}")
+    return faults
+
+
+def _faults_of_numbers(
+    saved: dict[str, Array], observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+) -> list[str]:
+    faults = [
+        f"{name} holds NaN or infinity"
+        for name, array in saved.items()
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all()
+    ]
+    for key, space in parts(observation_space).items():
+        for name in (f"observations/{key}", f"timeouts/{key}"):
+            if (limits := _limits(space)) and not _between(saved[name], *limits):
+                faults.append(f"{name} holds numbers outside {space}")
+    if isinstance(action_space, spaces.Discrete) and not _between(saved["actions"], 0, action_space.n - 1):
+        faults.append(f"actions holds numbers that are not from 0 to {action_space.n - 1}")
+    if isinstance(action_space, spaces.Box):
+        deviations = saved["statistics"][..., saved["statistics"].shape[-1] // 2 :]
+        if not (deviations > 0).all():
+            faults.append("statistics holds standard deviations that are not above 0")
+    return faults
+
+
+def _between(array: Array, low: Any, high: Any) -> bool:
+    return bool(((array >= low) & (array <= high)).all())
+
+
+def _limits(space: spaces.Space[Any]) -> tuple[Any, Any] | None:
+    """
+    The lowest and the highest number of a space of whole numbers. None for Box, whose observations may lie elsewhere
+    before they are normalised.
+    """
+    if isinstance(space, spaces.Discrete):
+        return space.start, space.start + space.n - 1
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start, space.start + space.nvec - 1
+    return (0, 1) if isinstance(space, spaces.MultiBinary) else None
+
+
+def _faults_of_timeouts(saved: dict[str, Array]) -> list[str]:
+    places, dones = saved["timeouts_at"], saved["dones"]
+    n_sequences, n_envs, n_steps = dones.shape
+    if not ((places >= 0) & (places < (n_sequences, n_steps, n_envs))).all():
+        return ["timeouts_at names sequences, steps or environments that are not there"]
+    sequence, step, env = places.T
+    if not dones[sequence, env, step].all():
+        return ["timeouts_at names steps at which no episode ended"]
+    return ["timeouts_at names a step twice"] if len(np.unique(places, axis=0)) < len(places) else []

@@ -13,6 +13,7 @@ from stable_baselines3.common import buffers
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_ext.acer import replay_file
+from sb3_trpo_ext.acer.interruption import signals_wait
 from sb3_trpo_ext.common.collection import Timeout
 
 Array: TypeAlias = NDArray[Any]
@@ -135,11 +136,12 @@ class SequenceReplayBuffer:
 
         :param sequences: not normalised; of T steps and B environments
         """
-        for name, array in self._split(sequences).items():
-            self._arrays[name][self.position] = array.swapaxes(0, 1)
-        self._timeouts[self.position] = sequences.timeouts
-        self.position = (self.position + 1) % self.capacity
-        self.n_stored = min(self.n_stored + 1, self.capacity)
+        with signals_wait():
+            for name, array in self._split(sequences).items():
+                self._arrays[name][self.position] = array.swapaxes(0, 1)
+            self._timeouts[self.position] = sequences.timeouts
+            self.position = (self.position + 1) % self.capacity
+            self.n_stored = min(self.n_stored + 1, self.capacity)
 
     def sample(self, env: VecNormalize | None = None) -> Sequences:
         """

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from sb3_trpo_ext.acer.interruption import signals_wait
 from sb3_trpo_ext.acer.policies import MlpPolicy
 from sb3_trpo_ext.kernels.vector import count
 
@@ -27,6 +28,7 @@ class Learner:
     def descend(self, loss: Tensor, max_grad_norm: float, average_policy_decay: float) -> Tensor:
         """
         One step of the optimizer, then θ_avg ← α θ_avg + (1 − α) θ. Nothing is changed if the gradient is not finite.
+        A signal such as that of Ctrl-C acts before or after all of this.
 
         :param loss: with its graph
         :param max_grad_norm: limit of the gradient's norm
@@ -38,6 +40,8 @@ class Learner:
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.parameters, max_grad_norm, foreach=True)
         if norm.isfinite():
-            self.policy.optimizer.step()
-            get_ema_multi_avg_fn(average_policy_decay)(self._averages, self._present, None)  # type: ignore[no-untyped-call]
+            follow = get_ema_multi_avg_fn(average_policy_decay)  # type: ignore[no-untyped-call]
+            with signals_wait():  # Ctrl-C must not leave some parameters before the step and others after it
+                self.policy.optimizer.step()
+                follow(self._averages, self._present, None)
         return norm

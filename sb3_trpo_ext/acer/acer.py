@@ -67,14 +67,15 @@ class ACER(Algorithm[Collected]):
     :param env: environment, vectorised environment, or the id of a registered one
     :param learning_rate: ≥ 0: a number, a schedule (function of the progress remaining, from 1 to 0), or RL Zoo's
         ``"lin_0.0007"``
-    :param n_steps: T, steps per environment and sequence. Higher looks further ahead and updates less often.
+    :param n_steps: T, steps per environment and sequence. This and the other numbers of steps may be written as 1e5.
+        Higher looks further ahead and updates less often.
     :param replay_ratio: mean of the Poisson-distributed number of replays per on-policy update. Higher learns more from
         each step, and takes more time; 0 is on-policy only, and stores nothing.
     :param replay_start: steps of all environments before the first replay
     :param buffer_size: steps kept for replay, of all environments
     :param gamma: discount, in [0, 1]
     :param q_coef: weight of the critic's loss, which matters where networks are shared or the gradient is clipped
-    :param ent_coef: weight of the entropy, ≥ 0. Higher explores more.
+    :param ent_coef: weight of the entropy, ≥ 0: a number, a schedule or ``"lin_0.01"``. Higher explores more.
     :param max_grad_norm: limit of the gradient's norm
     :param use_rms_prop: RMSProp (decay 0.99) as in the paper; False for Adam. ``policy_kwargs`` may name any other.
     :param rms_prop_eps: ε of RMSProp
@@ -116,13 +117,13 @@ class ACER(Algorithm[Collected]):
         policy: str | type[MlpPolicy],
         env: GymEnv | str,
         learning_rate: float | str | Schedule = 7e-4,
-        n_steps: int = 20,
+        n_steps: float = 20,
         replay_ratio: float = 4,
-        replay_start: int = 1000,
-        buffer_size: int = 50_000,
+        replay_start: float = 1000,
+        buffer_size: float = 50_000,
         gamma: float = 0.99,
         q_coef: float = 0.5,
-        ent_coef: float = 0.01,
+        ent_coef: float | str | Schedule = 0.01,
         max_grad_norm: float = 10.0,
         use_rms_prop: bool = True,
         rms_prop_eps: float = 1e-5,
@@ -146,10 +147,10 @@ class ACER(Algorithm[Collected]):
             policy,
             env,
             learning_rate=learning_rate,  # type: ignore[arg-type]  # a string is read in _setup_lr_schedule
-            n_steps=n_steps,
+            n_steps=n_steps,  # type: ignore[arg-type]  # made whole in _check, like the two below
             gamma=gamma,
             gae_lambda=1.0,  # not used: returns are Retrace's
-            ent_coef=ent_coef,
+            ent_coef=ent_coef,  # type: ignore[arg-type]  # a schedule is read in step_settings
             vf_coef=0.0,  # not used: see q_coef
             max_grad_norm=max_grad_norm,
             use_sde=False,
@@ -163,8 +164,8 @@ class ACER(Algorithm[Collected]):
             _init_setup_model=False,
         )
         self.replay_ratio = replay_ratio
-        self.replay_start = replay_start
-        self.buffer_size = buffer_size
+        self.replay_start: int = replay_start  # type: ignore[assignment]
+        self.buffer_size: int = buffer_size  # type: ignore[assignment]
         self.q_coef = q_coef
         self.use_rms_prop = use_rms_prop
         self.rms_prop_eps = rms_prop_eps
@@ -183,6 +184,7 @@ class ACER(Algorithm[Collected]):
             self._setup_model()
 
     def _check(self) -> None:
+        settings.take_whole_numbers(self)
         settings.check_space_and_policy(self)
         settings.check_replay(self)
 
@@ -261,7 +263,7 @@ class ACER(Algorithm[Collected]):
         for _ in range(self._draw_number_of_replays()):
             updates.append(self._update(self.replay_buffer.sample(self._normalizer)))
             self._n_replays += 1
-        return (Updates(updates, self._average_kl(rollout.seen)),)
+        return Updates(updates, self._average_kl(rollout.seen)), {"train/ent_coef": settings.ent_coef(self)}
 
     def _run_over(self, rollout: Collected) -> None:
         self.policy.evaluate(as_sequence_batch(rollout.seen, self.policy).observations)

@@ -1,13 +1,15 @@
 """ACER's settings: which values they may have, alone and together."""
 
 import math
+from collections.abc import Callable
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from gymnasium import spaces
 
 from sb3_trpo_ext.acer.policies import MlpPolicy
 from sb3_trpo_ext.acer.step import Settings
-from sb3_trpo_ext.common.settings import Rule, none_or, number, one_of, schedule_of, whole
+from sb3_trpo_ext.common.settings import Rule, none_or, number, one_of, schedule, schedule_of, whole
 
 if TYPE_CHECKING:
     from sb3_trpo_ext.acer.acer import ACER
@@ -17,20 +19,28 @@ def _is_limit(value: Any) -> bool:
     return value is None or value == math.inf or number(0)(value)
 
 
+def _whole_number(value: Any) -> Any:
+    """1e5 as 100000; what is no whole number as it is."""
+    is_whole = isinstance(value, Real) and not isinstance(value, Integral) and float(value).is_integer()
+    return int(value) if is_whole else value
+
+
+def _steps(low: int) -> Callable[[Any], bool]:
+    """Whether a value is a whole number ≥ ``low``, which may be written as 1e5."""
+    return lambda value: whole(low)(_whole_number(value))
+
+
+_SCHEDULE = 'It may be a number, a function of the remaining progress, or a string such as "lin_0.001".'
+
 RULES = (
-    Rule(
-        "learning_rate",
-        schedule_of(number(0)),
-        "a number >= 0 or a schedule",
-        'It may be a number, a function of the remaining progress, or a string such as "lin_0.001".',
-    ),
-    Rule("n_steps", whole(1), "a whole number >= 1", "It counts steps per environment and update."),
+    Rule("learning_rate", schedule_of(number(0)), "a number >= 0 or a schedule", _SCHEDULE),
+    Rule("n_steps", _steps(1), "a whole number >= 1", "It counts steps per environment and update."),
     Rule("replay_ratio", number(0), "a number >= 0", "It is the mean number of replays per update; 0 for none."),
-    Rule("replay_start", whole(0), "a whole number >= 0", "It counts steps of all environments; 1000 is usual."),
-    Rule("buffer_size", whole(1), "a whole number >= 1", "It counts steps of all environments; 50000 is usual."),
+    Rule("replay_start", _steps(0), "a whole number >= 0", "It counts steps of all environments; 1000 is usual."),
+    Rule("buffer_size", _steps(1), "a whole number >= 1", "It counts steps of all environments; 50000 is usual."),
     Rule("gamma", number(0, 1), "between 0 and 1", "0.99 is usual."),
     Rule("q_coef", number(0), "a number >= 0", "0.5 is usual."),
-    Rule("ent_coef", number(0), "a number >= 0", "0 means no entropy bonus."),
+    Rule("ent_coef", schedule_of(number(0)), "a number >= 0 or a schedule", f"0 means no entropy bonus. {_SCHEDULE}"),
     Rule("max_grad_norm", number(0, open_low=True), "a number > 0", "10 is usual; a large number clips nothing."),
     Rule("rms_prop_eps", number(0, open_low=True), "a number > 0", "1e-5 is usual."),
     Rule("use_rms_prop", one_of(True, False), "True or False", "False is Adam."),
@@ -44,6 +54,16 @@ RULES = (
     Rule("stats_window_size", whole(1), "a whole number >= 1", "It counts episodes; 100 is usual."),
     Rule("num_threads", none_or(whole(1)), "None or a whole number >= 1", "None chooses."),
 )
+
+
+def take_whole_numbers(model: "ACER") -> None:
+    """
+    Numbers of steps are used as lengths of arrays, which 1e5 could not be.
+
+    :param model: whose settings have passed :data:`RULES`
+    """
+    for name in ("n_steps", "replay_start", "buffer_size"):
+        setattr(model, name, _whole_number(getattr(model, name)))
 
 
 def check_space_and_policy(model: "ACER") -> None:
@@ -92,12 +112,17 @@ def step_settings(model: "ACER") -> Settings:
         bias_correction=model.bias_correction,
         trust_region_delta=model.trust_region_delta if model.trust_region else None,
         average_policy_decay=model.average_policy_decay,
-        ent_coef=model.ent_coef,
+        ent_coef=ent_coef(model),
         q_coef=model.q_coef,
         max_grad_norm=model.max_grad_norm,
         n_action_samples=model.n_action_samples,
         learn_std=model.learn_std,
     )
+
+
+def ent_coef(model: "ACER") -> float:
+    """The weight of the entropy at this point of its schedule."""
+    return schedule(model.ent_coef)(model._current_progress_remaining)
 
 
 def n_statistics(space: spaces.Space[Any]) -> int:

@@ -54,6 +54,42 @@ def test_fixed_and_learned_std(learned, space_env, tiny):
     assert bool((model.policy.log_std == -1.0).all()) is not learned
 
 
+@pytest.mark.parametrize("number", [float, np.float32, np.int64])
+def test_numbers_of_steps_may_be_written_as_1e5(number, space_env, tiny, bits, tmp_path):
+    sizes = {"n_steps": 6, "buffer_size": 10**5, "replay_start": 12}
+    env = space_env(VECTOR, DISCRETE)
+    model = tiny(env, **{name: number(size) for name, size in sizes.items()})
+    assert all(getattr(model, name) == size for name, size in sizes.items())
+    assert not any(isinstance(getattr(model, name), (float, np.floating)) for name in sizes)
+    model.learn(30).save(tmp_path / "model")
+    assert bits(model.get_parameters()) == bits(tiny(space_env(VECTOR, DISCRETE), **sizes).learn(30).get_parameters())
+    loaded = ACER.load(tmp_path / "model", env=env, buffer_size=number(600))
+    assert loaded.replay_buffer.capacity == 100 and loaded.learn(12).num_timesteps == 12
+
+
+@pytest.mark.parametrize("given", ["lin_0.4", "lin_0.4_0.2", lambda progress: 0.1 + progress])
+def test_the_weight_of_the_entropy_may_be_a_schedule(given, space_env, tiny, tmp_path):
+    """It is read at each update, and is saved with the model."""
+    seen = []
+    model = tiny(space_env(VECTOR, DISCRETE), ent_coef=given)
+    every = EveryNTimesteps(6, ConvertCallback(lambda local, _: seen.append(logged(model).get("ent_coef")) or True))
+    model.learn(24, every, log_interval=10**9)
+    seen = [*seen[1:], logged(model)["ent_coef"]]  # the first note is of the time before the first update
+    start, end = {"lin_0.4": (0.4, 0.0), "lin_0.4_0.2": (0.4, 0.2)}.get(given, (1.1, 0.1))
+    assert seen == pytest.approx([start + (end - start) * part for part in (0.25, 0.5, 0.75, 1)])
+    model.save(tmp_path / "model")
+    loaded = ACER.load(tmp_path / "model", env=model.get_env())
+    loaded.learn(24, reset_num_timesteps=True)
+    assert logged(loaded)["ent_coef"] == pytest.approx(end)
+
+
+def test_a_constant_weight_as_schedule_is_that_weight(space_env, tiny, bits):
+    def train(weight):
+        return bits(tiny(space_env(VECTOR, DISCRETE), ent_coef=weight).learn(60).get_parameters())
+
+    assert train(0.3) == train("lin_0.3_0.3") == train(lambda progress: 0.3) != train("lin_0.3") != train(0.0)
+
+
 class Steady(gym.Env):
     """Always the same observation and the reward 1, in episodes of one step, which end in a terminal state or not."""
 

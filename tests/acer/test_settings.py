@@ -16,13 +16,13 @@ from tests.acer.cases import ACTIONS, BOX, DISCRETE, VECTOR
 
 WRONG = {
     "learning_rate": [-1.0, "fast", None, float("nan")],
-    "n_steps": [0, -1, 2.5, "20", True],
+    "n_steps": [0, -1, 2.5, "20", True, 0.0, math.inf, math.nan],
     "replay_ratio": [-1, math.inf, "4"],
-    "replay_start": [-1, 1.5],
-    "buffer_size": [0, 1e4],
+    "replay_start": [-1, 1.5, -1.0, True],
+    "buffer_size": [0, 1.5, "1e5", math.inf],
     "gamma": [-0.1, 1.1, math.nan],
     "q_coef": [-0.5],
-    "ent_coef": [-0.01, math.inf],
+    "ent_coef": [-0.01, math.inf, "lots", "lin_-0.01", "lin_0.01_-0.1", None],
     "max_grad_norm": [0, -1],
     "rms_prop_eps": [0.0],
     "use_rms_prop": ["adam", None],

@@ -25,6 +25,7 @@ KEYS = {
     "skipped_updates",
     "n_updates",
     "learning_rate",
+    "ent_coef",
 }
 
 

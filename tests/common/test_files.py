@@ -68,8 +68,9 @@ def test_also_when_the_last_steps_fail(fails, tmp_path, monkeypatch):
 def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(number, tmp_path):
     (tmp_path / "file").write_bytes(b"old")
     program = """
-        import sys, time
+        import signal, sys, time
         from sb3_trpo_ext.common.files import atomic_file
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent does with it
         with atomic_file(sys.argv[1]) as file:
             file.write(b"half of the n" * 10**5)
             file.flush()

@@ -274,8 +274,8 @@ class ACER(Algorithm[Collected]):
         if not update.applied:
             self._n_skipped_updates += 1
             warnings.warn(
-                "Gradient skipped: it is not finite. The policy is unchanged. Rewards may be too large for float32: "
-                "scale them, or wrap the environment in VecNormalize. train/skipped_updates counts them.",
+                "Gradient skipped: it is not finite. The policy is unchanged. Rewards or observations may be too large "
+                "for float32: scale them, or wrap the environment in VecNormalize. train/skipped_updates counts them.",
                 stacklevel=4,
             )
         return update

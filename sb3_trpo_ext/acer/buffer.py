@@ -3,6 +3,7 @@
 import math
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -41,15 +42,20 @@ class Sequences:
     timeouts: tuple[Timeout, ...] = ()
 
     def not_finite(self) -> list[str]:
-        """The names of the parts that hold NaN or infinity; empty when all is well."""
-        parts = {"actions": self.actions, "rewards": self.rewards, "statistics": self.statistics}
-        observations = [self.observations, *(timeout.observation for timeout in self.timeouts)]
-        for part in observations:
-            named = part.items() if isinstance(part, dict) else [("", part)]
-            for key, array in named:
-                name = f"observations[{key!r}]" if key else "observations"
-                parts[name] = parts[name] if name in parts and not np.isfinite(parts[name]).all() else array
-        return [name for name, array in parts.items() if not np.isfinite(array).all()]
+        """
+        The names of the parts that hold NaN or infinity, also if only as float32, in which policies compute; empty when
+        all is well. Actions and statistics follow from the observations, so they are not named besides these.
+        """
+        bad = _bad(self._named_observations())
+        followed = [] if bad else [("actions", self.actions), ("statistics", self.statistics)]
+        return [*bad, *_bad([("rewards", self.rewards), *followed])]
+
+    def _named_observations(self) -> list[tuple[str, Any]]:
+        """The parts of all observations."""
+        every: list[Any] = [self.observations, *(timeout.observation for timeout in self.timeouts)]
+        if isinstance(self.observations, dict):
+            return [(f"observations[{key!r}]", part) for parts in every for key, part in parts.items()]
+        return [("observations", part) for part in every]
 
     def normalized(self, statistics: VecNormalize) -> "Sequences":
         """
@@ -65,6 +71,18 @@ class Sequences:
                 timeout._replace(observation=statistics.normalize_obs(timeout.observation)) for timeout in self.timeouts
             ),
         )
+
+
+def _bad(named: Iterable[tuple[str, Any]]) -> list[str]:
+    """The names of arrays that hold NaN or infinity, each once; those of too large numbers say so."""
+    faults: dict[str, str] = {}
+    for name, part in named:
+        array = np.asarray(part)
+        if not np.isfinite(array).all():
+            faults.setdefault(name, "")
+        elif array.dtype.kind == "f" and np.abs(array).max(initial=0) > np.finfo(np.float32).max:
+            faults.setdefault(name, " (numbers beyond float32)")
+    return [name + fault for name, fault in faults.items()]
 
 
 class _Layout(NamedTuple):

@@ -1,11 +1,13 @@
 """Data that is not finite corrupts nothing, is counted and logged; a file of another algorithm is named."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_trpo_ext import ACER
+from sb3_trpo_ext.acer.buffer import Sequences
 from tests.acer.cases import BOX, DISCRETE, VECTOR, logged
 
 
@@ -32,6 +34,59 @@ def test_bad_data_skips_one_update_and_is_not_stored(action, kind, value, step, 
     for slot in range(model.replay_buffer.n_stored):
         assert model.replay_buffer.get(np.array([slot])).not_finite() == []
     assert logged(model)["n_replays"] > 0 and logged(model)["skipped_updates"] <= 2
+
+
+class Wide(gym.Env):
+    """Observations in float64, one of which has no place in float32; nothing else is bad."""
+
+    def __init__(self, action_space, as_dict, wide_at, length):
+        vector = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+        self.observation_space = spaces.Dict(vector=vector) if as_dict else vector
+        self.action_space, self.as_dict, self.wide_at, self.length = action_space, as_dict, wide_at, length
+        self.seen = self.now = 0
+
+    def observe(self):
+        wide = self.seen == self.wide_at
+        vector = np.array([1e300, -1e300, 0.0]) if wide else np.random.default_rng(self.seen).normal(size=3)
+        self.seen += 1
+        return {"vector": vector} if self.as_dict else vector
+
+    def reset(self, *, seed=None, options=None):
+        self.now = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        assert np.isfinite(action).all()
+        self.now += 1
+        return self.observe(), 1.0, False, self.now >= self.length, {}
+
+
+@pytest.mark.parametrize("action", [DISCRETE, BOX])
+@pytest.mark.parametrize("as_dict", [False, True])
+@pytest.mark.parametrize("normalize, wide_at", [(False, 0), (False, 3), (False, 5), (True, 0), (True, 3)])
+def test_observations_beyond_float32_are_named_and_skip_an_update(action, as_dict, normalize, wide_at, tiny, bits):
+    """Finite as float64, infinite to the policy. Observation 5 is the last one of an episode."""
+    env = DummyVecEnv([lambda: Wide(action, as_dict, wide_at, length=5)])
+    model = tiny(VecNormalize(env) if normalize else env, "MultiInputPolicy" if as_dict else "MlpPolicy")
+    before = bits(model.get_parameters())
+    name = r"observations\['vector'\]" if as_dict else "observations"
+    with pytest.warns(UserWarning, match=rf"holds NaN or infinity in its {name} \(numbers beyond float32\)\. The"):
+        model.learn(6)
+    assert bits(model.get_parameters()) == before and logged(model)["skipped_updates"] == 1
+    assert len(model.replay_buffer) == 0
+    model.learn(24, reset_num_timesteps=False)
+    assert bits(model.get_parameters()) != before and logged(model)["skipped_updates"] == 1
+
+
+def test_what_follows_from_bad_observations_is_not_named_besides_them():
+    wide, step = np.full((3, 1, 2), 1e300), np.full((2, 1), np.nan)
+    sequences = Sequences(wide, step, np.ones((2, 1)), np.full((2, 1, 2), np.nan), np.zeros((2, 1), bool))
+    assert sequences.not_finite() == ["observations (numbers beyond float32)"]
+    sequences.rewards[0] = np.nan
+    sequences.observations[0] = np.nan
+    assert sequences.not_finite() == ["observations", "rewards"]
+    sequences.observations[:] = -3e38
+    assert sequences.not_finite() == ["rewards", "actions", "statistics"]
 
 
 @pytest.mark.parametrize("action", [DISCRETE, BOX])

@@ -189,7 +189,7 @@ class ACER(Algorithm[Collected]):
         settings.check_replay(self)
 
     def _build(self) -> None:
-        self._normalizer = usable_normalizer(self._vec_normalize_env, self.observation_space)
+        self._normalizer = usable_normalizer(self.env)
         self.rollout_buffer = rollout_buffer_of(self)
         self.replay_buffer = SequenceReplayBuffer(
             self.buffer_size if self.replay_ratio > 0 else 0,
@@ -234,7 +234,7 @@ class ACER(Algorithm[Collected]):
         :param force_reset: start new episodes
         """
         super().set_env(env, force_reset)
-        self._normalizer = usable_normalizer(self._vec_normalize_env, self.observation_space)
+        self._normalizer = usable_normalizer(self.env)
 
     def _excluded_save_params(self) -> list[str]:
         derived = ["average_policy", "replay_buffer", "_learner", "_network", "_normalizer", "_parameters"]

@@ -9,7 +9,18 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import (
+    VecCheckNan,
+    VecEnv,
+    VecEnvWrapper,
+    VecExtractDictObs,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+    VecVideoRecorder,
+    unwrap_vec_normalize,
+)
 
 from sb3_trpo_ext.acer.buffer import Array, Arrays, Sequences
 from sb3_trpo_ext.common.collection import Timeout
@@ -87,12 +98,16 @@ class _Recording:
 
     def note_timeout(self, timeout: Timeout) -> None:
         """Remember an episode's last observation while the statistics that normalised it are still the same."""
-        original = self._wrapper.unnormalize_obs(timeout.observation)  # NumPy may have made it float64
-        if isinstance(original, dict):
-            original = {key: part.astype(timeout.observation[key].dtype) for key, part in original.items()}
-        else:
-            original = original.astype(timeout.observation.dtype)
-        self._timeouts.append(timeout._replace(observation=original))
+        self._timeouts.append(timeout._replace(observation=self._unnormalized(timeout.observation)))
+
+    def _unnormalized(self, observation: Any) -> Any:
+        """What is normalised, as it was; the rest, which need be no array, as it is."""
+        if not self._wrapper.norm_obs:
+            return observation
+        original: Any = self._wrapper.unnormalize_obs(observation)  # NumPy may have made it float64
+        if not isinstance(original, dict):
+            return original.astype(observation.dtype)
+        return original | {key: original[key].astype(observation[key].dtype) for key in normalized_keys(self._wrapper)}
 
     def original(self, seen: Sequences) -> Sequences:
         """
@@ -113,27 +128,47 @@ def normalized_keys(wrapper: VecNormalize) -> list[str]:
     return list(wrapper.norm_obs_keys or []) if wrapper.norm_obs else []
 
 
-def usable_normalizer(wrapper: VecNormalize | None, space: spaces.Space[Any]) -> VecNormalize | None:
+# Whatever else stands outside a VecNormalize is taken to change observations and rewards: what a class does that is
+# not known, nobody can say, and a subclass of one of these may do anything.
+CHANGE_NOTHING = (VecMonitor, VecCheckNan, VecVideoRecorder)
+CHANGE_OBSERVATIONS = (VecFrameStack, VecTransposeImage, VecExtractDictObs)
+
+
+def usable_normalizer(env: VecEnv | None) -> VecNormalize | None:
     """
-    :param wrapper: somewhere among the environment's wrappers, or None
-    :param space: of the observations that the policy gets in the end
-    :return: the wrapper, if what it normalises can be had without the normalisation
+    :param env: with all its wrappers, or None
+    :return: the ``VecNormalize`` among them, if what the policy sees and learns from is what it normalised, so that it
+        can be stored as it was before and be normalised anew
     """
+    wrapper = unwrap_vec_normalize(env) if env is not None else None
     if wrapper is None or not (wrapper.norm_obs or wrapper.norm_reward):
         return None
-    inner = wrapper.observation_space
-    if isinstance(space, spaces.Dict) and isinstance(inner, spaces.Dict):
-        changed = any(inner[key] != space[key] for key in normalized_keys(wrapper))
-    else:
-        changed = wrapper.norm_obs and inner != space
-    if changed:
+    changing, outer = [], env
+    while isinstance(outer, VecEnvWrapper) and outer is not wrapper:
+        if _changes_what_is_normalized(outer, wrapper):
+            changing.append(type(outer).__name__)
+        outer = outer.venv
+    if changing:
+        names = ", ".join(changing)
         warnings.warn(
-            "Another wrapper changes the observations after VecNormalize has normalised them, so the replay buffer "
-            "stores them as they were normalised when they were collected. Put VecNormalize outermost.",
+            f"Another wrapper ({names}) may change observations or rewards after VecNormalize has normalised them, so "
+            "the replay buffer stores them as they are when they are collected, and replays keep the statistics of "
+            f"that time. Put VecNormalize outermost: VecNormalize({changing[0]}(...)).",
             stacklevel=5,
         )
         return None
     return wrapper
+
+
+def _changes_what_is_normalized(outer: VecEnvWrapper, wrapper: VecNormalize) -> bool:
+    if type(outer) in CHANGE_NOTHING:
+        return False
+    if type(outer) not in CHANGE_OBSERVATIONS:
+        return True
+    before, after = outer.venv.observation_space, outer.observation_space
+    if isinstance(before, spaces.Dict) and isinstance(after, spaces.Dict):
+        return any(before[key] != after[key] for key in normalized_keys(wrapper))
+    return wrapper.norm_obs and before != after
 
 
 class SequenceBehaviour:

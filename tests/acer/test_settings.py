@@ -89,10 +89,10 @@ def test_values_at_the_border_and_of_other_kinds_are_welcome(argument, value, sp
 
 DEFAULTS = Settings(
     gamma=0.99,
-    clip=10.0,
-    correct_bias=True,
-    delta=1.0,
-    decay=0.99,
+    importance_clip=10.0,
+    bias_correction=True,
+    trust_region_delta=1.0,
+    average_policy_decay=0.99,
     ent_coef=0.01,
     q_coef=0.5,
     max_grad_norm=10.0,
@@ -105,13 +105,13 @@ DEFAULTS = Settings(
     ("argument", "value", "expected"),
     [
         ("gamma", 0.5, {"gamma": 0.5}),
-        ("importance_clip", 3, {"clip": 3.0}),
-        ("importance_clip", 0, {"clip": 0.0}),
-        ("importance_clip", math.inf, {"clip": math.inf}),
-        ("bias_correction", False, {"correct_bias": False}),
-        ("trust_region", False, {"delta": None}),
-        ("trust_region_delta", 0.25, {"delta": 0.25}),
-        ("average_policy_decay", 0.5, {"decay": 0.5}),
+        ("importance_clip", 3, {"importance_clip": 3.0}),
+        ("importance_clip", 0, {"importance_clip": 0.0}),
+        ("importance_clip", math.inf, {"importance_clip": math.inf}),
+        ("bias_correction", False, {"bias_correction": False}),
+        ("trust_region", False, {"trust_region_delta": None}),
+        ("trust_region_delta", 0.25, {"trust_region_delta": 0.25}),
+        ("average_policy_decay", 0.5, {"average_policy_decay": 0.5}),
         ("ent_coef", 0.5, {"ent_coef": 0.5}),
         ("q_coef", 2.0, {"q_coef": 2.0}),
         ("max_grad_norm", 1.0, {"max_grad_norm": 1.0}),
@@ -128,7 +128,7 @@ def test_each_argument_is_its_own_part_of_a_gradient_step(argument, value, expec
 
 
 def test_weights_of_box_actions_are_limited_to_less(space_env, tiny):
-    assert step_settings(tiny(space_env(VECTOR, BOX))) == replace(DEFAULTS, clip=5.0)
+    assert step_settings(tiny(space_env(VECTOR, BOX))) == replace(DEFAULTS, importance_clip=5.0)
     assert step_settings(tiny(space_env(VECTOR, BOX), importance_clip=10.0)) == DEFAULTS
 
 

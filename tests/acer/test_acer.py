@@ -19,15 +19,6 @@ def test_without_replay(space_env, tiny):
     assert figures["n_updates"] == 10 and figures["n_replays"] == 0 and len(model.replay_buffer) == 0
 
 
-@pytest.mark.parametrize("rms_prop", [True, False])
-def test_the_optimizers_settings_can_be_given(rms_prop, space_env, tiny, tmp_path):
-    env, given = space_env(VECTOR, DISCRETE), {"optimizer_kwargs": {"weight_decay": 0.1, "eps": 1e-3}}
-    tiny(env, use_rms_prop=rms_prop, policy_kwargs=given).learn(12).save(tmp_path / "model")
-    for model in (tiny(env, use_rms_prop=rms_prop, policy_kwargs=given), ACER.load(tmp_path / "model", env=env)):
-        group = model.policy.optimizer.param_groups[0]
-        assert (group["weight_decay"], group["eps"]) == (0.1, 1e-3)
-
-
 def test_replays_wait_for_their_start_and_follow_their_mean(space_env, tiny):
     model = tiny(space_env(VECTOR, DISCRETE), replay_ratio=3, replay_start=61, buffer_size=120).learn(60)
     assert logged(model)["n_replays"] == 0 and len(model.replay_buffer) == 60
@@ -224,17 +215,6 @@ def test_the_limit_of_the_weights_that_is_chosen(action, clip, space_env, tiny, 
         return bits(tiny(env, importance_clip=limit, learning_rate=0.03).learn(240).get_parameters())
 
     assert train(None) == train(clip) != train(15 - clip)
-
-
-@pytest.mark.parametrize("rms_prop", [True, False])
-def test_which_optimizer_it_is(rms_prop, space_env, tiny):
-    settings = {"use_rms_prop": rms_prop, "learning_rate": 0.25, "rms_prop_eps": 0.125}
-    model = tiny(space_env(VECTOR, ACTIONS["discrete"]), **settings)
-    (group,) = model.policy.optimizer.param_groups
-    assert type(model.policy.optimizer) is (torch.optim.RMSprop if rms_prop else torch.optim.Adam)
-    assert (group["lr"], group["eps"]) == (0.25, 0.125 if rms_prop else 1e-5)
-    assert group["alpha"] == 0.99 if rms_prop else group["fused"]
-    assert list(map(id, group["params"])) == list(map(id, model.policy.parameters()))
 
 
 def test_the_average_policy_begins_as_the_policy_with_parameters_of_its_own(space_env, tiny, bits):

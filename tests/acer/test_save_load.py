@@ -85,29 +85,3 @@ def test_settings_can_be_replaced_when_loading(space_env, tiny, tmp_path):
     model.learn(12, reset_num_timesteps=False)
     figures = logged(model)
     assert figures["n_replays"] == before and "projected_share" not in figures and model.importance_clip == 2.0
-
-
-@pytest.mark.parametrize("rms_prop", [True, False])
-def test_loading_with_the_other_optimizer_starts_it_afresh(rms_prop, space_env, tiny, tmp_path, bits):
-    env = space_env(VECTOR, ACTIONS["discrete"])
-    model = tiny(env, use_rms_prop=rms_prop).learn(12)
-    model.save(tmp_path / "model")
-    with pytest.warns(UserWarning, match="optimizer starts afresh"):
-        loaded = ACER.load(tmp_path / "model", env=env, device="cpu", use_rms_prop=not rms_prop)
-    assert bits(loaded.policy.state_dict()) == bits(model.policy.state_dict())
-    assert not loaded.policy.optimizer.state and type(loaded.policy.optimizer) is not type(model.policy.optimizer)
-    loaded.learn(12, reset_num_timesteps=False)
-    loaded.save(tmp_path / "again")
-    again = ACER.load(tmp_path / "again", env=env, device="cpu")
-    assert again.policy.optimizer.state and type(again.policy.optimizer) is type(loaded.policy.optimizer)
-
-
-def test_parameters_from_a_file_and_a_new_epsilon(space_env, tiny, tmp_path, bits):
-    env = space_env(VECTOR, ACTIONS["discrete"])
-    model = tiny(env).learn(12)
-    model.save(tmp_path / "model")
-    other = tiny(env, seed=1)
-    other.set_parameters(tmp_path / "model", device="cpu")
-    assert bits(other.get_parameters()) == bits(model.get_parameters())
-    loaded = ACER.load(tmp_path / "model", env=env, device="cpu", rms_prop_eps=0.25)
-    assert loaded.policy.optimizer.param_groups[0]["eps"] == 0.25 and loaded.policy.optimizer.state

@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_trpo_ext import ACER
 from sb3_trpo_ext.acer import acer
-from tests.acer.cases import ACTIONS, BOX, DISCRETE, VECTOR, environments, logged
+from tests.acer.cases import BOX, DISCRETE, VECTOR, environments, logged
 
 
 def test_without_replay(space_env, tiny):
@@ -102,6 +102,7 @@ def value_of(model):
     return model.policy.predict_values(torch.full((1, 3), 0.5)).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truncate, worth", [(False, 1.0), (True, 1 / (1 - 0.9))])
 def test_time_limits_are_bootstrapped_and_terminal_states_are_not(truncate, worth, tiny):
     model = tiny(Steady(truncate), gamma=0.9, learning_rate=3e-3, n_steps=10, buffer_size=100)
@@ -218,7 +219,7 @@ def test_the_limit_of_the_weights_that_is_chosen(action, clip, space_env, tiny, 
 
 
 def test_the_average_policy_begins_as_the_policy_with_parameters_of_its_own(space_env, tiny, bits):
-    model = tiny(space_env(VECTOR, ACTIONS["box"]))
+    model = tiny(space_env(VECTOR, BOX))
     assert bits(model.average_policy.state_dict()) == bits(model.policy.state_dict())
     own, others = ({p.data_ptr() for p in one.parameters()} for one in (model.policy, model.average_policy))
     assert not own & others
@@ -226,7 +227,7 @@ def test_the_average_policy_begins_as_the_policy_with_parameters_of_its_own(spac
 
 
 def test_each_iteration_stores_its_rollout_and_learns_from_it_first(space_env, tiny, monkeypatch):
-    model = tiny(environments(space_env, ACTIONS["discrete"]), replay_ratio=3, replay_start=24, buffer_size=120)
+    model = tiny(environments(space_env, DISCRETE), replay_ratio=3, replay_start=24, buffer_size=120)
     learned = []
     update = model._update
     monkeypatch.setattr(model, "_update", lambda sequences: learned.append(sequences) or update(sequences))
@@ -251,7 +252,7 @@ def test_threads_are_set_for_the_updates_and_put_back(space_env, tiny, monkeypat
     torch.set_num_threads(3)
     try:
         for num_threads in (None, 2):
-            tiny(space_env(VECTOR, ACTIONS["discrete"]), num_threads=num_threads, replay_ratio=0).learn(6)
+            tiny(space_env(VECTOR, DISCRETE), num_threads=num_threads, replay_ratio=0).learn(6)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(1)
@@ -259,12 +260,12 @@ def test_threads_are_set_for_the_updates_and_put_back(space_env, tiny, monkeypat
 
 
 def test_another_environment_brings_its_own_normalisation(space_env, tiny):
-    first, second = (VecNormalize(environments(space_env, ACTIONS["discrete"])) for _ in range(2))
+    first, second = (VecNormalize(environments(space_env, DISCRETE)) for _ in range(2))
     model = tiny(first).learn(48)
     model.set_env(second)
     model.learn(48, reset_num_timesteps=False)
     assert model._normalizer is second
-    model.set_env(environments(space_env, ACTIONS["discrete"]))
+    model.set_env(environments(space_env, DISCRETE))
     assert model._normalizer is None
     model.learn(48, reset_num_timesteps=False)
     assert logged(model)["n_updates"] == 12

@@ -63,3 +63,10 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad, learner):
     loss, _ = linear_loss(learner, 1.0)
     assert not learner.descend(bad * loss, 10.0, 0.5).isfinite()
     assert identical(snapshot(learner.policy), before[0]) and identical(snapshot(learner.average), before[1])
+
+
+def test_gradients_do_not_add_up(learner):
+    loss, _ = linear_loss(learner, 1.0)
+    for parameter in learner.parameters:
+        parameter.grad = torch.full_like(parameter, 7.0)  # of whatever came before
+    assert float(learner.descend(loss, 10.0, 0.5)) == pytest.approx(1.0, rel=1e-5)

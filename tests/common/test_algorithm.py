@@ -1,4 +1,4 @@
-"""What all algorithms have in common, on one of five methods that moves its policy by hand."""
+"""What all algorithms have in common, on a small one that moves its policy by hand."""
 
 import warnings
 from dataclasses import dataclass
@@ -9,7 +9,9 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
 
 from sb3_trpo_ext.common.algorithm import Algorithm
 from sb3_trpo_ext.common.collection import step_through
@@ -31,6 +33,22 @@ class Rewards:
         return [name for name, tensor in vars(self).items() if not bool(tensor.isfinite().all())]
 
 
+class Acts:
+    """As the policy does, and nothing is to be said of it afterwards."""
+
+    def __init__(self, policy, n_envs):
+        self._policy, self._n_envs = policy, n_envs
+
+    def sampler(self):
+        return PolicySampler(self._policy, self._n_envs, None)
+
+    def note_timeout(self, timeout):
+        pass
+
+    def evaluate(self, steps):
+        pass
+
+
 class Shift(Algorithm[Rewards]):
     """Adds the mean reward to the bias of the actor's last layer."""
 
@@ -47,12 +65,14 @@ class Shift(Algorithm[Rewards]):
             self._setup_model()
 
     def _build(self):
-        self.built_in_training_mode = self.policy.training
         self.seen = []  # the mode of the policy in each improvement
 
+    def _attach(self):
+        self.attached = [*getattr(self, "attached", []), self.policy.training]  # its mode each time
+
     def _collect(self, env, callback, rollout_buffer):
-        sampler = PolicySampler(self.policy, env.num_envs, None)
-        if not step_through(self, sampler, env, callback, rollout_buffer, lambda timeout: None):
+        self.policy.set_training_mode(False)
+        if not step_through(self, Acts(self.policy, env.num_envs), env, callback, rollout_buffer):
             return False
         callback.on_rollout_end()
         return True
@@ -67,6 +87,9 @@ class Shift(Algorithm[Rewards]):
         with torch.no_grad():
             self.policy.action_net.bias += self.step_size * mean
         return ({"train/mean_reward": float(mean)},)
+
+    def _run_over(self, rollout):
+        self.policy.predict_values(rollout.observations.flatten(0, 1))
 
 
 @pytest.fixture
@@ -134,9 +157,42 @@ def test_improvements_see_the_policy_in_evaluation_mode_whatever_callbacks_do(sh
     assert model.seen == [False] * 3
 
 
-def test_parts_are_built_of_a_policy_in_evaluation_mode_which_then_trains(shift):
+def test_parts_are_made_for_a_policy_in_evaluation_mode_which_keeps_its_own(shift):
     model = shift()
-    assert not model.built_in_training_mode and model.policy.training
+    assert model.attached == [False] and model.policy.training
+
+
+def test_parts_are_made_again_when_the_policy_is_another_and_only_then(shift):
+    model = shift().learn(2 * N_STEPS)
+    assert len(model.attached) == 1
+    model.policy.value_net = nn.Linear(4, 1)
+    model.learn(2 * N_STEPS)
+    assert model.attached == [False] * 2
+    model.policy.action_net.weight.requires_grad_(False)
+    model.learn(N_STEPS)
+    assert model.attached == [False] * 3
+
+
+class Counted(BaseFeaturesExtractor):
+    """Batch normalisation: its statistics move in training mode."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 3)
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, observations):
+        return self.norm(observations)
+
+
+def test_layers_with_a_state_take_each_rollout_in_once(shift):
+    model = shift(policy_kwargs={"net_arch": [4], "features_extractor_class": Counted})
+    norm = model.policy.features_extractor.norm
+    model.learn(N_STEPS)
+    observations = torch.from_numpy(model.rollout_buffer.observations).flatten(0, 1)
+    assert int(norm.num_batches_tracked) == 1
+    torch.testing.assert_close(norm.running_mean, 0.1 * observations.mean(dim=0))
+    model.learn(2 * N_STEPS, reset_num_timesteps=False)
+    assert int(norm.num_batches_tracked) == 3
 
 
 def test_settings_are_checked_before_anything_is_built(shift):

@@ -73,19 +73,35 @@ def by_sb3(model, callback):
     return OnPolicyAlgorithm.collect_rollouts(model, model.env, callback, model.rollout_buffer, STEPS)
 
 
+class Acts:
+    """As the policy does; notes time limits, and for which steps it is asked to evaluate what it did."""
+
+    def __init__(self, model):
+        self.model, self.timeouts, self.asked, self.samplers = model, [], [], 0
+
+    def sampler(self):
+        self.samplers += 1
+        return PolicySampler(self.model.policy, ENVS, None)
+
+    def note_timeout(self, timeout):
+        self.timeouts.append(timeout)
+
+    def evaluate(self, steps):
+        self.asked.append((steps.start, steps.stop, self.model.policy.action_net.bias.tolist()))
+
+
 def by_us(model, callback):
     torch.manual_seed(1)
     model.policy.set_training_mode(False)
     if model.use_sde:
         model.policy.reset_noise(ENVS)
-    timeouts = []
-    sampler = PolicySampler(model.policy, ENVS, None)
-    going_on = step_through(model, sampler, model.env, callback, model.rollout_buffer, timeouts.append)
-    for step, env, observation in timeouts:  # which SB3 does as it goes
+    behaviour = Acts(model)
+    going_on = step_through(model, behaviour, model.env, callback, model.rollout_buffer)
+    for step, env, observation in behaviour.timeouts:  # which SB3 does as it goes
         with torch.no_grad():
             value = model.policy.predict_values(model.policy.obs_to_tensor(observation)[0])
         model.rollout_buffer.rewards[step, env] += model.gamma * float(value)
-    return going_on, timeouts
+    return going_on, behaviour
 
 
 def state_of(model):
@@ -134,7 +150,7 @@ def test_a_step_at_which_training_is_ended_counts_as_in_sb3(last, episodes, read
 
 def test_time_limits_are_told_with_step_environment_and_last_observation(ready):
     model, callback = ready("dict")
-    _, timeouts = by_us(model, callback)
+    timeouts = by_us(model, callback)[1].timeouts
     assert [(step, env) for step, env, _ in timeouts] == [(4, 0), (6, 1), (9, 0), (13, 1), (14, 0)]
     for step, env, observation in timeouts:
         expected = callback.steps[step]["infos"][env]["terminal_observation"]
@@ -150,3 +166,32 @@ def test_environments_get_box_actions_within_their_bounds_and_the_buffer_what_wa
     assert float(np.abs(drawn).max()) > 0.5, "the example must not be trivial"
     given = np.stack([step["clipped_actions"] for step in callback.steps])
     np.testing.assert_array_equal(given, drawn.clip(-0.5, 0.5))
+
+
+def test_what_was_done_is_evaluated_once_with_the_policy_that_did_it(ready):
+    model, callback = ready("box")
+    _, behaviour = by_us(model, callback)
+    assert behaviour.asked == [(0, STEPS, model.policy.action_net.bias.tolist())] and behaviour.samplers == 1
+
+
+def test_a_policy_that_a_callback_writes_to_acts_at_once_and_what_was_done_is_evaluated_with_the_old(ready):
+    """With SB3's loop as the yardstick for what is done."""
+    runs = []
+    for collect in (by_us, by_sb3):
+        model, callback = ready("box")
+        on_step = callback._on_step
+
+        def writing(model=model, callback=callback, on_step=on_step):
+            if callback.n_calls == 6:
+                with torch.no_grad():
+                    model.policy.action_net.bias.add_(0.25)
+            return on_step()
+
+        callback._on_step = writing
+        before = model.policy.action_net.bias.tolist()
+        runs.append((model, before, collect(model, callback)))
+    (ours, before, (_, behaviour)), (theirs, _, _) = runs
+    np.testing.assert_allclose(ours.rollout_buffer.actions, theirs.rollout_buffer.actions, rtol=1e-5, atol=1e-6)
+    after = ours.policy.action_net.bias.tolist()
+    assert after == pytest.approx([bias + 0.25 for bias in before])
+    assert behaviour.asked == [(0, 6, before), (6, STEPS, after)] and behaviour.samplers == 2

@@ -203,12 +203,11 @@ class ACER(Algorithm[Collected]):
     def _attach(self) -> None:
         parameters = list(self.policy.parameters())
         is_another = list(map(id, parameters)) != list(map(id, self._parameters))
-        if is_another and "optimizer_class" not in self.policy_kwargs:
+        if is_another:
             self.policy.optimizer = optimizer_of(self)
+            self.average_policy = frozen_copy(self.policy)
         if isinstance(self.action_space, spaces.Box):
             self.policy.log_std.requires_grad_(self.learn_std)
-        if is_another:
-            self.average_policy = frozen_copy(self.policy)
         self._parameters = parameters
         self._learner = Learner(self.policy, self.average_policy)
         self._network: PlainNetwork | None = actor_network(self.policy)

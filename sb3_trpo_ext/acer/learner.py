@@ -19,6 +19,8 @@ class Learner:
 
     def __init__(self, policy: MlpPolicy, average: MlpPolicy):
         self.policy, self.average = policy, average
+        for parameter in policy.parameters():  # or the optimizer would go on with those of layers that are now frozen
+            parameter.grad = None
         self.parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         trained = zip(average.parameters(), policy.parameters(), strict=True)
         self._averages = [mean.detach() for mean, parameter in trained if parameter.requires_grad]

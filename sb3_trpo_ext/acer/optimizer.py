@@ -11,10 +11,18 @@ if TYPE_CHECKING:
 
 def optimizer_of(model: "ACER") -> torch.optim.Optimizer:
     """
-    The optimizer of a policy, in its form for many small tensors.
+    The optimizer of a policy, in its form for many small tensors; one that ``policy_kwargs`` name is taken as it is, if
+    it has all of the policy's parameters.
 
     :param model: whose settings have been checked
     """
+    if "optimizer_class" in model.policy_kwargs:
+        present = model.policy.optimizer
+        has = [parameter for group in present.param_groups for parameter in group["params"]]
+        if list(map(id, has)) == list(map(id, model.policy.parameters())):
+            return present
+        kwargs: dict[str, Any] = {"lr": model.lr_schedule(1), **model.policy.optimizer_kwargs}
+        return model.policy.optimizer_class(model.policy.parameters(), **kwargs)
     parameters, learning_rate = model.policy.parameters(), model.lr_schedule(1)
     given = model.policy_kwargs.get("optimizer_kwargs") or {}
     if model.use_rms_prop:

@@ -58,7 +58,7 @@ class TRPO(Algorithm[Rollout]):
 
     1. The KL is KL(old ‖ new), summed over action dimensions. sb3-contrib averages it over the dimensions of Box and
        MultiBinary actions, so its ``target_kl`` and ``cg_damping`` correspond to d times as much here;
-       ``kl_reduction="mean"`` gives its settings.
+       ``kl_reduction="mean"`` gives its meaning.
     2. The actor's parameters are found from the autograd graph, not from their names, and ``policy.optimizer`` holds
        the critic's parameters only.
     3. The conjugate gradient starts from zero and stops on a relative residual.

@@ -192,11 +192,7 @@ class SequenceBehaviour:
 
     def sampler(self) -> Sampler:
         """As :meth:`sb3_trpo_ext.common.collection.Behaviour.sampler`."""
-        chosen = sampler_of(self._policy, self._network, self._buffer.n_envs, self._num_threads)
-
-        def sampler(observations: Any) -> Array:
-            return chosen(_within_float32(observations))
-
+        sampler = sampler_of(self._policy, self._network, self._buffer.n_envs, self._num_threads)
         return sampler if self._recording is None else self._recording.noting(sampler)
 
     def note_timeout(self, timeout: Timeout) -> None:
@@ -213,7 +209,7 @@ class SequenceBehaviour:
             rows: Any = {key: stored[key][steps].reshape(-1, *(part.shape or ())) for key, part in space.spaces.items()}
         else:
             rows = stored[steps].reshape(-1, *(space.shape or ()))
-        family = self._policy.family(finite(obs_as_tensor(_within_float32(rows), self._policy.device)))
+        family = self._policy.family(finite(obs_as_tensor(rows, self._policy.device)))
         statistics: Array = torch.cat(family.statistics, dim=1).cpu().numpy()
         self._statistics.append(statistics.reshape(-1, self._buffer.n_envs, statistics.shape[1]))
 
@@ -243,19 +239,6 @@ class SequenceBehaviour:
             return Collected(seen, seen)
         self._recording.note()
         return Collected(seen, self._recording.original(seen))
-
-
-def _within_float32(observations: Any) -> Any:
-    """
-    With 0 in the place of numbers that are infinite as float32, in which policies compute. An action must be found for
-    these too; the update is skipped, see :meth:`Collected.not_finite`.
-    """
-    if isinstance(observations, dict):
-        return {key: _within_float32(part) for key, part in observations.items()}
-    if observations.dtype.kind != "f" or observations.dtype.itemsize <= 4:
-        return observations
-    beyond = np.abs(observations) > np.finfo(np.float32).max
-    return np.where(beyond, 0.0, observations) if beyond.any() else observations
 
 
 def _followed(stored: Array, last: Array, space: spaces.Space[Any]) -> Array:

@@ -60,7 +60,7 @@ def ready(space_env):
         policy, observations, actions, settings = CASES[case]
         lengths = (5, 7)  # of the episodes, which time limits end
         environment = DummyVecEnv([lambda n=n: Monitor(space_env(observations, actions, n)) for n in lengths])
-        settings = {"policy_kwargs": SMALL[policy]} | settings
+        settings = {"policy_kwargs": dict(SMALL[policy])} | settings
         model = A2C(policy, environment, n_steps=STEPS, seed=0, device="cpu", **settings)
         _, callback = model._setup_learn(STEPS * ENVS, Watcher(last))
         return model, callback

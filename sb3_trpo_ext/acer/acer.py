@@ -1,4 +1,4 @@
-"""The algorithm that users construct: its settings, and what an improvement is."""
+"""ACER: the class that users construct, and what one iteration of it is."""
 
 import io
 import pathlib

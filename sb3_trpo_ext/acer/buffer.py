@@ -81,7 +81,7 @@ def _bad(named: Iterable[tuple[str, Any]]) -> list[str]:
         if not np.isfinite(array).all():
             faults.setdefault(name, "")
         elif array.dtype.kind == "f" and np.abs(array).max(initial=0) > np.finfo(np.float32).max:
-            faults.setdefault(name, " (numbers beyond float32)")
+            faults.setdefault(name, " (beyond float32)")
     return [name + fault for name, fault in faults.items()]
 
 

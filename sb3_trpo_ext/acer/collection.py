@@ -1,4 +1,4 @@
-"""A finished rollout as sequences: as the policy saw it, and as the environments gave it."""
+"""ACER's rollouts: acting, recording what VecNormalize hides, and the sequences that come of it."""
 
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -47,7 +47,7 @@ class Collected(NamedTuple):
 
 
 class SequenceRolloutBuffer(RolloutBuffer):
-    """SB3's buffer, in which the sequences lie too that it was filled with."""
+    """SB3's buffer, which also keeps the sequences that filled it."""
 
     collected: Collected
 

@@ -42,24 +42,25 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         environments → :meth:`_collect` → rollout buffer → :meth:`_rollout` → :meth:`_improve` → log
 
     An algorithm says what these three do, which values its settings may have (:attr:`RULES`), and of which parts it
-    consists (:meth:`_build`, :meth:`_attach`). Rollouts with bad data are skipped here, schedules and times kept.
+    consists (:meth:`_build`, :meth:`_attach`). This class skips rollouts with bad data, evaluates schedules and
+    measures times.
     """
 
     RULES: ClassVar[tuple[Rule, ...]]
-    """Of the constructor's arguments."""
+    """Which values each argument of the constructor may have."""
     OWN_SETTING: ClassVar[str]
     """One that this algorithm alone has, by which its files are known."""
     _n_skipped_updates: int = 0
 
     @abstractmethod
     def _build(self) -> None:
-        """Make what follows from the settings and is not saved."""
+        """Make what follows from the settings alone and is not saved; called once, after :meth:`_attach`."""
 
     @abstractmethod
     def _attach(self) -> None:
         """
-        Make what follows from the policy and is not saved; the policy is in evaluation mode. Called again whenever the
-        policy is another, or made otherwise: a module exchanged, a parameter frozen, a hook added.
+        Make what follows from the policy and is not saved; the policy is in evaluation mode. Called first, and again
+        whenever the policy is another or was changed: a module exchanged, a parameter frozen, a hook added.
         """
 
     @abstractmethod
@@ -76,7 +77,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
 
     @abstractmethod
     def _run_over(self, rollout: RolloutT) -> None:
-        """Run actor and critic over a rollout's states, for nothing but what their layers note of them."""
+        """Run actor and critic once over a rollout's states, so that layers with a state can update it."""
 
     # What else an algorithm may say.
     def _check(self) -> None:
@@ -91,7 +92,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         return {}
 
     def _usable(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """State dictionaries by name, as they were saved → as they fit here."""
+        """Change saved state dictionaries, given by name, so that they fit this model."""
         return parameters
 
     def _setup_model(self) -> None:
@@ -106,7 +107,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         self._build()
 
     def _follow_policy(self) -> None:
-        """What was made for the policy must be for the policy as it is: users exchange it, freeze layers, add hooks."""
+        """Rebuild what depends on the policy if it was changed since: users exchange it, freeze layers, add hooks."""
         structure = Structure(self.policy)
         if structure == self._structure:
             return
@@ -115,7 +116,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         self.policy.set_training_mode(False)
         self._attach()
         self.policy.set_training_mode(training)
-        self._structure = Structure(self.policy)
+        self._structure = Structure(self.policy)  # again, as _attach may freeze parameters
 
     def _setup_lr_schedule(self) -> None:
         self.lr_schedule = schedule(self.learning_rate)

@@ -1,4 +1,4 @@
-"""Stepping through environments, as SB3 does it but for what can wait until the rollout's end."""
+"""Stepping through environments as SB3 does it; what can wait is computed at the rollout's end."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -45,7 +45,7 @@ class Behaviour(Protocol):
 
     def evaluate(self, steps: slice) -> None:
         """
-        Write into the buffer what depends on the policy that acted. The parameters are again those that it had.
+        Compute and keep what depends on the policy that acted. The parameters are again those that it had.
 
         :param steps: of the rollout, that it acted in
         """

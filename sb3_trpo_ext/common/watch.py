@@ -11,7 +11,7 @@ from sb3_trpo_ext.kernels.layers import hooks_of
 from sb3_trpo_ext.kernels.vector import assign, flatten
 
 SMALL = 2**14  # numbers up to which a tensor is compared with what it was, byte by byte
-KNOWN = (torch.float32, torch.float64)  # to numpy too
+KNOWN = (torch.float32, torch.float64)  # types that NumPy has as well
 
 
 class Watch:
@@ -75,7 +75,7 @@ class Structure:
     __hash__ = None  # type: ignore[assignment]
 
 
-def with_noise_alone(policy: nn.Module) -> None:
+def set_noise_layers_only(policy: nn.Module) -> None:
     """
     Training mode for layers that draw noise, such as dropout, and evaluation mode for those with a state of their own,
     such as batch normalisation.

@@ -63,7 +63,7 @@ class EarlierRollouts:
         """Forget all."""
         self._kept = []
 
-    def followed_by(
+    def batch_with(
         self, newest: Rollout, actor: Actor, critic: ValueFunction, gamma: float, gae_lambda: float, count: int
     ) -> Batch:
         """
@@ -79,13 +79,13 @@ class EarlierRollouts:
         earlier = [one.rollout for one in self._kept]
         inputs = reduce(Inputs.followed_by, (one.inputs for one in earlier), newest.inputs)
         actions = torch.cat([newest.actions, *(one.actions for one in earlier)])
-        policy = actor.linearize(inputs)  # once, for the correction and for the step
-        log_prob = policy.family.log_prob(actor.family_actions(actions))
+        linearized = actor.linearize(inputs)  # once, for the correction and for the step
+        log_prob = linearized.family.log_prob(actor.family_actions(actions))
         batch = replace(newest.batch(), behaviour_log_prob=log_prob[: newest.size])
         if earlier:
             batch = batch.followed_by(self.corrected(log_prob[newest.size :], critic, gamma, gae_lambda))
         self.add(newest, log_prob[: newest.size], count)
-        return replace(batch, policy=policy)
+        return replace(batch, linearized=linearized)
 
     @torch.no_grad()
     def corrected(self, log_prob: Tensor, critic: ValueFunction, gamma: float, gae_lambda: float) -> Batch:

@@ -93,7 +93,6 @@ RULES = (
 )
 
 
-# ---------------------------------------------------------------------------------------- checks of several together
 def check_policy_class(policy_class: type[Any]) -> None:
     """
     :param policy_class: that the constructor was given or that an alias stands for
@@ -232,7 +231,6 @@ def warn_of_the_other_critic(method: CriticMethod, given: dict[str, Any]) -> Non
             )
 
 
-# ------------------------------------------------------------------------------ what they stand for at an update
 def critic_method(model: "TRPO") -> CriticMethod:
     """How the critic is fitted: the setting, or its default."""
     if model.critic is not None:

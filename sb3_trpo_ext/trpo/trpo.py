@@ -1,4 +1,4 @@
-"""The algorithm that users construct: its settings, and what an improvement is."""
+"""TRPO: the class that users construct, and what one iteration of it is."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
@@ -17,7 +17,7 @@ from sb3_trpo_ext.common.diagnostics import Logged, record
 from sb3_trpo_ext.common.laps import Laps
 from sb3_trpo_ext.common.settings import schedule
 from sb3_trpo_ext.common.threads import torch_threads
-from sb3_trpo_ext.common.watch import with_noise_alone
+from sb3_trpo_ext.common.watch import set_noise_layers_only
 from sb3_trpo_ext.kernels.vector import count
 from sb3_trpo_ext.trpo import contrib, settings
 from sb3_trpo_ext.trpo.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
@@ -33,6 +33,7 @@ from sb3_trpo_ext.trust_region.rollout import Rollout
 from sb3_trpo_ext.trust_region.step import trust_region_step
 from sb3_trpo_ext.trust_region.value_function import ValueFunction
 
+STATISTICS_ROWS = 128  # states that layers with running statistics take in at a time, each a step of their average
 SelfTRPO = TypeVar("SelfTRPO", bound="TRPO")
 
 
@@ -208,7 +209,7 @@ class TRPO(Algorithm[Rollout]):
             n_steps=n_steps,
             gamma=gamma,
             gae_lambda=gae_lambda,
-            ent_coef=ent_coef,  # type: ignore[arg-type]  # read in _trust_region
+            ent_coef=ent_coef,  # type: ignore[arg-type]  # read in _improve
             vf_coef=0.0,  # the critic has an objective of its own
             max_grad_norm=0.0,  # and the actor's step is bounded by the trust region
             use_sde=False,  # set below, where a wrong one is named
@@ -302,7 +303,7 @@ class TRPO(Algorithm[Rollout]):
         region, ent_coef = settings.trust_region(self), schedule(self.ent_coef)(self._current_progress_remaining)
         now = {
             "train/target_kl": region.target_kl,
-            "train/cg_damping": settings.damping(self),
+            "train/cg_damping": region.cg_damping,
             "train/ent_coef": ent_coef,
         }
         with torch_threads(self.num_threads, samples.size, count(self.actor.parameters)):
@@ -315,7 +316,7 @@ class TRPO(Algorithm[Rollout]):
         return step, self._fit_critic(batch), now
 
     def _run_over(self, rollout: Rollout) -> None:
-        for rows in rollout.inputs.minibatches(self.batch_size):
+        for rows in rollout.inputs.minibatches(STATISTICS_ROWS):
             inputs = rollout.inputs.rows(rows)
             self.actor.heads.family(inputs)
             self.actor.heads.values(inputs)
@@ -327,7 +328,7 @@ class TRPO(Algorithm[Rollout]):
             return rollout.batch()
         laps = Laps()
         with torch_threads(self.num_threads, rollout.size * (1 + len(self._earlier)), count(self.actor.parameters)):
-            batch = self._earlier.followed_by(
+            batch = self._earlier.batch_with(
                 rollout, self.actor, self.value_function, self.gamma, self.gae_lambda, self.rollouts_per_update - 1
             )
         laps.end("earlier_rollouts")
@@ -338,7 +339,7 @@ class TRPO(Algorithm[Rollout]):
         critic, by_adam = self.value_function, settings.critic_method(self) == "adam"
         with torch_threads(self.num_threads, self.batch_size if by_adam else batch.size, count(critic.parameters)):
             if by_adam:
-                with_noise_alone(self.policy)  # Adam does not mind it; a line search must not see any
+                set_noise_layers_only(self.policy)  # dropout helps Adam; a line search needs a function without noise
                 return fit_by_gradient_descent(critic, batch, self.batch_size, self.n_critic_updates)
             return fit_in_trust_region(critic, batch, self.critic_max_kl, self.n_critic_steps, self.cg_max_steps)
 

@@ -29,7 +29,7 @@ class Batch:
     :param returns: targets of the critic, shape (N,)
     :param values: predicted by the present critic, shape (N,)
     :param behaviour_log_prob: log μ(a|s) of the behaviour policy μ, shape (N,); None when that is the present policy
-    :param policy: the present policy in the N states, where it is known already; None where it is not
+    :param linearized: the present policy in the N states, where that is computed already; thinning drops it
     """
 
     inputs: Inputs
@@ -38,7 +38,7 @@ class Batch:
     returns: Tensor
     values: Tensor
     behaviour_log_prob: Tensor | None = None
-    policy: LinearizedPolicy | None = None
+    linearized: LinearizedPolicy | None = None
 
     @property
     def size(self) -> int:
@@ -47,7 +47,7 @@ class Batch:
 
     def mean(self, per_sample: Tensor) -> Tensor:
         """
-        Over the samples.
+        The mean over the samples.
 
         :param per_sample: shape (N, …)
         :return: a scalar
@@ -59,12 +59,12 @@ class Batch:
         return per_sample.std()
 
     def largest(self, per_sample: Tensor) -> Tensor:
-        """Over the samples; arguments as :meth:`mean`."""
+        """The largest over the samples; arguments as :meth:`mean`."""
         return per_sample.max()
 
     def linearization(self, local: Linearization) -> Linearization:
         """
-        The one whose Jᵀc is that of the mean over all samples.
+        One whose products Jᵀc are averaged over all samples, where they are spread over processes; here unchanged.
 
         :param local: of a map at these samples' states
         """

@@ -14,7 +14,6 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.common.collection import Timeout, step_through
-from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.common.sampler import Sampler
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.vector import count
@@ -129,4 +128,4 @@ def _value(heads: Heads, observation: Any) -> float:
     parts = observation.values() if isinstance(observation, dict) else [observation]
     if not all(np.isfinite(part).all() for part in parts):
         return float("nan")
-    return float(heads.values(Inputs(heads.policy.obs_to_tensor(observation)[0])))
+    return float(heads.values(heads.single(observation)))

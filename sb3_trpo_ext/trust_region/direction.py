@@ -17,9 +17,9 @@ class Direction(Protocol):
 
     def __call__(self, F: Operator, g: Tensor) -> CGResult:
         """
-        :param F: symmetric positive definite, shape (p, p)
+        :param F: F + λI, symmetric positive definite, shape (p, p)
         :param g: the objective's gradient, shape (p,)
-        :return: x ≈ F⁻¹ g
+        :return: x ≈ (F + λI)⁻¹ g
         """
         ...
 
@@ -43,7 +43,7 @@ class NaturalGradient:
 @dataclass(frozen=True)
 class KfacNaturalGradient:
     """
-    The same with a Kronecker-factored preconditioner, which takes fewer steps to the same residual.
+    By conjugate gradients with a Kronecker-factored preconditioner, which takes fewer steps to the same residual.
 
     :param cg_max_steps: limit of the steps
     :param cg_tolerance: relative residual at which they stop
@@ -53,7 +53,7 @@ class KfacNaturalGradient:
     cg_tolerance: float
 
     def __call__(self, F: Operator, g: Tensor) -> CGResult:
-        assert isinstance(F, Fisher)
+        assert isinstance(F, Fisher)  # trpo/settings.py takes this direction with a KL region only
         return conjugate_gradient(F, g, self.cg_max_steps, self.cg_tolerance, KroneckerPreconditioner(F))
 
 
@@ -74,7 +74,7 @@ class Backtracking:
     """
     The first of a falling sequence of fractions that improves the objective inside the region.
 
-    :param line_search_shrinking_factor: of one fraction to the one before, in (0, 1)
+    :param line_search_shrinking_factor: ratio of each fraction to the one before, in (0, 1)
     :param line_search_max_iter: limit of the trials
     """
 

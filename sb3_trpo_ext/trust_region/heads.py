@@ -1,4 +1,4 @@
-"""How a policy is asked: the one place where a trust region meets SB3's policies."""
+"""The one place where a trust region calls SB3's policies."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +20,7 @@ from sb3_trpo_ext.kernels.families import Family
 from sb3_trpo_ext.kernels.layers import does_only_its_kinds
 
 Layout = Callable[[NDArray[Any]], NDArray[Any]]
+"""Any of a rollout buffer's arrays, shape (T, E, …) → the rows that are wanted, shape (n, …)."""
 
 
 class Heads:
@@ -35,9 +36,8 @@ class Heads:
     def __init__(self, policy: ActorCriticPolicy):
         self.policy = policy
 
-    # ------------------------------------------------------------------------------------------ inputs
     def blank(self) -> Inputs:
-        """Two states of nothing but zeros, to trace the graph with."""
+        """Two states of nothing but zeros, to trace the graph with; two, as some layers refuse a batch of one."""
         blank: Any = create_empty_array(self.policy.observation_space, n=2, fn=np.zeros)
         return Inputs(self.policy.obs_to_tensor(blank)[0])
 
@@ -49,6 +49,14 @@ class Heads:
         """
         # A copy, as some environments write into their last observation.
         return Inputs(each(torch.clone, obs_as_tensor(observations, self.policy.device)))
+
+    def single(self, observation: Any) -> Inputs:
+        """
+        One state that no action followed, as at a time limit.
+
+        :param observation: of one environment, without a dimension for several
+        """
+        return Inputs(self.policy.obs_to_tensor(observation)[0])
 
     def recorded(self, buffer: RolloutBuffer, layout: Layout) -> Inputs:
         """
@@ -70,7 +78,6 @@ class Heads:
         """
         return family_actions(self.policy, actions)
 
-    # ------------------------------------------------------------------------------------------ answers
     def family(self, inputs: Inputs) -> Family:
         """
         The distributions in n states, with their graph.
@@ -101,7 +108,6 @@ class Heads:
         values, log_prob, _ = self.policy.evaluate_actions(finite(inputs.observations), actions)
         return values, log_prob
 
-    # ------------------------------------------------------------------------------------------ fast ways
     def actor_network(self) -> PlainNetwork | None:
         """The network from observations to distribution parameters, where it is a plain chain."""
         return actor_network(self.policy)
@@ -137,7 +143,9 @@ class Heads:
 
     def can_collect_fast(self, buffer: RolloutBuffer) -> bool:
         """
-        Whether sampling step by step and evaluating at the rollout's end gives what SB3's own loop would give.
+        Whether :func:`~sb3_trpo_ext.trust_region.collection.collect_fast` may be used: it gives what SB3's own loop
+        gives, or SB3's loop cannot ask this policy. With ``fast=False`` SB3's loop is used all the same; a variant that
+        it does not serve has to refuse that in its ``_check``.
 
         :param buffer: False if it is not SB3's own
         """

@@ -37,7 +37,7 @@ class PolicyStep:
     :param objective_before: L(θ_old)
     :param objective_after: L(θ)
     :param predicted_improvement: gᵀ(θ − θ_old), what the linear model promised for the kept fraction of the step
-    :param kl_mean: D(θ_old, θ)
+    :param kl_mean: mean over states of KL(π_old ‖ π_θ)
     :param kl_max: the largest KL of a single state
     :param kl_predicted: ½ (θ − θ_old)ᵀ F (θ − θ_old), without damping
     :param cg_steps: steps of the conjugate gradient

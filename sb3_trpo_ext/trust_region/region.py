@@ -28,7 +28,7 @@ class TrustRegion(ABC):
     """
     The policies whose distance D from π_old is at most δ.
 
-    :param target_kl: δ ≥ 0, in nats
+    :param target_kl: δ ≥ 0, in the unit of D
     :param kl_reduction: over action dimensions, :func:`summed` or :func:`averaged`: a family → the weight of its KL
     :param cg_damping: λ ≥ 0, what is added to the diagonal of the curvature
     """
@@ -40,7 +40,7 @@ class TrustRegion(ABC):
     @abstractmethod
     def curvature(self, actor: Actor, batch: Batch, old: LinearizedPolicy) -> Operator:
         """
-        The matrix F, with its damping, for which D ≈ ½ ΔθᵀFΔθ.
+        F + λI, where F is the matrix with D ≈ ½ ΔθᵀFΔθ.
 
         :param actor: at θ_old
         :param batch: the samples of the update

@@ -1,7 +1,8 @@
 """
 One policy update of Trust Region Policy Optimization, beside the paper.
 
-Schulman et al. 2015, "Trust Region Policy Optimization", arXiv:1502.05477. In the notation of that paper:
+Schulman et al. 2015, "Trust Region Policy Optimization", arXiv:1502.05477. With that
+paper's symbols, but x for its direction s and F for its matrix A:
 
     maximise over θ   L(θ) = mean over (s, a) of  ρ(θ) Â,   ρ(θ) = π_θ(a|s) / π_old(a|s)             (14)
     subject to        D(θ_old, θ) = mean over s of  KL(π_old(·|s) ‖ π_θ(·|s))  ≤  δ
@@ -63,7 +64,7 @@ class Surrogate:
     def gradient(self) -> tuple[Tensor, ...]:
         """∂L/∂φ at π_old, shaped like the family's statistics."""
         leaves = [tensor.detach().requires_grad_() for tensor in self.old.statistics]
-        # Of the mean over these samples; that of all is the linearization's business.
+        # Of the mean over the samples of this process; `batch.linearization` averages over several, if there are.
         objective = self._mean_of(self.old.with_statistics(leaves), torch.mean)
         return torch.autograd.grad(objective, leaves, materialize_grads=True)
 
@@ -87,7 +88,7 @@ def trust_region_step(
     """
     Move θ once, by the practical algorithm (sections 5 and 6, appendix C), or leave it bit for bit as it was.
 
-    :param actor: its parameters are written when, and only when, the status is ``ACCEPTED``
+    :param actor: its parameters are changed if the status is ``ACCEPTED``, otherwise put back bit for bit
     :param batch: finite observations, actions and (normalised) advantages
     :param region: D ≤ δ, and the curvature of D
     :param direction: (F, g) → x ≈ F⁻¹g
@@ -95,27 +96,32 @@ def trust_region_step(
     :param ent_coef: weight of the mean entropy in the objective
     """
     laps = Laps()
+    # 1. The objective and its gradient.
     start = linearized_objective(actor, batch, ent_coef)
     laps.end("gradient")
-    solution = direction(region.curvature(actor, batch, start.policy), start.gradient)
+    # 2. The direction.
+    solution = direction(region.curvature(actor, batch, start.linearized), start.gradient)
     laps.end("cg")
-    step = scaled(region, start, solution)
-    end = searched(actor, start, step, region, search)
+    # 3. The longest step along it, and 4. as much of that as holds what the model promised.
+    step = longest_step(region, start, solution)
+    end = line_search(actor, start, step, region, search)
     laps.end("line_search")
     return report(start, step, end, region, laps.seconds)
 
 
 class Start(NamedTuple):
     """
+    What is known at θ_old, before the step.
+
     :param theta: θ_old, shape (p,)
-    :param policy: π_old in the states of the samples, and how it changes with θ
+    :param linearized: π_old in the states of the samples, and how it changes with θ
     :param surrogate: L
     :param objective: L(θ_old)
     :param gradient: g = ∇_θ L at θ_old, shape (p,)
     """
 
     theta: Tensor
-    policy: LinearizedPolicy
+    linearized: LinearizedPolicy
     surrogate: Surrogate
     objective: float
     gradient: Tensor
@@ -123,6 +129,8 @@ class Start(NamedTuple):
 
 class FullStep(NamedTuple):
     """
+    The longest step inside the region, before the line search.
+
     :param status: whether it can be taken
     :param solution: its direction x
     :param x_fisher_x: xᵀ(F + λI)x
@@ -142,6 +150,8 @@ class FullStep(NamedTuple):
 @dataclass(frozen=True)
 class Candidate(Trial):
     """
+    A trial that remembers its policy.
+
     :param family: π in the states of the samples
     """
 
@@ -150,6 +160,8 @@ class Candidate(Trial):
 
 class End(NamedTuple):
     """
+    Where the update ended.
+
     :param status: how the update ended
     :param family: π in the states of the samples, at the parameters that were kept
     :param search: how it was found
@@ -162,14 +174,14 @@ class End(NamedTuple):
 
 def linearized_objective(actor: Actor, batch: Batch, ent_coef: float) -> Start:
     """L and its gradient at θ_old."""
-    policy = batch.policy or actor.linearize(batch.inputs)
+    policy = batch.linearized or actor.linearize(batch.inputs)
     surrogate = Surrogate(batch, policy.family, actor.family_actions(batch.actions), ent_coef)
     objective = float(surrogate(policy.family))
     gradient = batch.linearization(policy.linearization).vjp(surrogate.gradient())
     return Start(flatten(actor.parameters), policy, surrogate, objective, gradient)
 
 
-def scaled(region: TrustRegion, start: Start, solution: CGResult) -> FullStep:
+def longest_step(region: TrustRegion, start: Start, solution: CGResult) -> FullStep:
     """The direction scaled to the border of the region, or nothing where it can not be."""
     x, xFx = solution.x, solution.quadratic_form(start.gradient)
     status = StepStatus.ACCEPTED
@@ -189,9 +201,9 @@ def scaled(region: TrustRegion, start: Start, solution: CGResult) -> FullStep:
     return FullStep(status, solution, xFx, scale, vector, norm)
 
 
-def searched(actor: Actor, start: Start, step: FullStep, region: TrustRegion, search: Search) -> End:
+def line_search(actor: Actor, start: Start, step: FullStep, region: TrustRegion, search: Search) -> End:
     """θ moved along the full step as far as the search goes; θ_old where nothing is found."""
-    old = start.policy.family
+    old = start.linearized.family
     nothing = LineSearchResult[Candidate](False, 0.0, None, 0)
     if step.status is not StepStatus.ACCEPTED:
         return End(step.status, old, nothing)
@@ -201,7 +213,7 @@ def searched(actor: Actor, start: Start, step: FullStep, region: TrustRegion, se
         assign(actor.parameters, start.theta + fraction * step.vector)
         try:
             new = actor.family(start.surrogate.batch.inputs)
-        except ValueError:  # of torch's distributions, which some policies ask
+        except ValueError:  # torch's distributions refuse parameters that are not finite: the trial has failed
             return Candidate(nan, nan, old)
         if is_too_wide(new, old):
             return Candidate(nan, nan, new)
@@ -230,7 +242,7 @@ def report(start: Start, step: FullStep, end: End, region: TrustRegion, seconds:
     batch, g, x = start.surrogate.batch, start.gradient, step.solution.x
     kept = end.search.fraction * step.scale
     accepted = end.search.trial if end.search.accepted else None
-    kl = region.kl(start.policy.family, end.family)
+    kl = region.kl(start.linearized.family, end.family)
     return PolicyStep(
         status=end.status,
         objective_before=start.objective,

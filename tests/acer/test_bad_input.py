@@ -71,7 +71,7 @@ def test_observations_beyond_float32_are_named_and_skip_an_update(action, as_dic
     model = tiny(VecNormalize(env) if normalize else env, "MultiInputPolicy" if as_dict else "MlpPolicy")
     before = bits(model.get_parameters())
     name = r"observations\['vector'\]" if as_dict else "observations"
-    with pytest.warns(UserWarning, match=rf"holds NaN or infinity in its {name} \(numbers beyond float32\)\. The"):
+    with pytest.warns(UserWarning, match=rf"holds NaN or infinity in its {name} \(beyond float32\)\. The"):
         model.learn(6)
     assert bits(model.get_parameters()) == before and logged(model)["skipped_updates"] == 1
     assert len(model.replay_buffer) == 0
@@ -82,7 +82,7 @@ def test_observations_beyond_float32_are_named_and_skip_an_update(action, as_dic
 def test_what_follows_from_bad_observations_is_not_named_besides_them():
     wide, step = np.full((3, 1, 2), 1e300), np.full((2, 1), np.nan)
     sequences = Sequences(wide, step, np.ones((2, 1)), np.full((2, 1, 2), np.nan), np.zeros((2, 1), bool))
-    assert sequences.not_finite() == ["observations (numbers beyond float32)"]
+    assert sequences.not_finite() == ["observations (beyond float32)"]
     sequences.rewards[0] = np.nan
     sequences.observations[0] = np.nan
     assert sequences.not_finite() == ["observations", "rewards"]

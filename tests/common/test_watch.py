@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sb3_trpo_ext.common.watch import SMALL, Structure, Watch, with_noise_alone
+from sb3_trpo_ext.common.watch import SMALL, Structure, Watch, set_noise_layers_only
 from tests.cases import identical, make_policy, snapshot
 
 
@@ -155,7 +155,7 @@ def test_numbers_and_modes_are_no_structure():
 def test_noise_is_drawn_and_no_statistics_move():
     layers = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Sequential(nn.Dropout(0.5)))
     layers.eval()
-    with_noise_alone(layers)
+    set_noise_layers_only(layers)
     before = snapshot(layers)
     outputs = [layers(torch.ones(64, 3)) for _ in range(2)]
     assert not torch.equal(*outputs) and identical(snapshot(layers), before)

@@ -1,12 +1,13 @@
 """The part of an SB3 actor-critic policy that predicts returns."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.common.network import PlainNetwork
 from sb3_trpo_ext.kernels.chain import ChainLinearization, forward
 from sb3_trpo_ext.kernels.linearize import AutogradLinearization, Linearization
+from sb3_trpo_ext.kernels.vector import flatten
 from sb3_trpo_ext.trust_region.actor import Actor
 
 # Arguments of Adam that ask for another form of it than the fused one.
@@ -29,6 +30,7 @@ class ValueFunction:
         self.heads, self.policy = actor.heads, actor.policy
         policy = self.policy
         self._all_parameters = actor.critic_parameters()
+        self._output_layer = self._find_output_layer()
         self._plain = self.heads.critic_network(trains_extractor=not actor.shared_parameters()) if fast else None
         settings = dict(policy.optimizer_kwargs)
         # The same arithmetic in one call instead of dozens, which on small networks is most of a step's time.
@@ -51,6 +53,31 @@ class ValueFunction:
             return None
         return plain
 
+    @property
+    def output_weight(self) -> Tensor | None:
+        """W of the linear layer V = W h + b that ends the network, shape (1, k); None where none is trained."""
+        return self._trained(None if self._output_layer is None else self._output_layer.weight)
+
+    @property
+    def output_bias(self) -> Tensor | None:
+        """b of the same layer, shape (1,); None where none is trained."""
+        return self._trained(None if self._output_layer is None else self._output_layer.bias)
+
+    def units(self, scale: float) -> Tensor:
+        """
+        How large a change of each parameter is that changes V by about as much as a change of 1 of an output weight,
+        when V is of a given size: 1 for W and b, and 1 / scale for what is behind W, which grows with V.
+
+        Where nobody knows which layer gives V its size, it is 1 for all.
+
+        :param scale: > 0, of V
+        :return: shape (p,)
+        """
+        output = (self.output_weight, self.output_bias)
+        inner = 1.0 if self._output_layer is None else 1 / scale
+        sizes = [1.0 if any(parameter is own for own in output) else inner for parameter in self.parameters]
+        return flatten([torch.full_like(w, size) for w, size in zip(self.parameters, sizes, strict=True)])
+
     @torch.no_grad()
     def values(self, inputs: Inputs) -> Tensor:
         """V of n states, shape (n, 1)."""
@@ -71,3 +98,25 @@ class ValueFunction:
         memory = [item for state in self.policy.optimizer.state.values() for item in state.values()]
         tensors = [*self._all_parameters, *(item for item in memory if isinstance(item, Tensor))]
         return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+    def _trained(self, parameter: Tensor | None) -> Tensor | None:
+        return parameter if any(parameter is trained for trained in self.parameters) else None
+
+    @torch.no_grad()
+    def _find_output_layer(self) -> nn.Linear | None:
+        """The linear layer whose output is V as it stands, whatever the policy calls it."""
+        outputs: list[tuple[nn.Linear, Tensor]] = []
+
+        def note(module: nn.Module, _: object, output: Tensor) -> None:
+            assert isinstance(module, nn.Linear)
+            outputs.append((module, output))
+
+        # A subclass may use its weight in another way, and a hook may change the output.
+        linear = [m for m in self.policy.modules() if type(m) is nn.Linear and not m._forward_hooks]
+        hooks = [module.register_forward_hook(note) for module in linear]
+        try:
+            values = self.heads.values(self.heads.blank())
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return next((module for module, output in outputs if output is values), None)

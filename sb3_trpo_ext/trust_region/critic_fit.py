@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
@@ -18,15 +19,19 @@ from sb3_trpo_ext.kernels.chain import Activations
 from sb3_trpo_ext.kernels.conjugate_gradient import conjugate_gradient
 from sb3_trpo_ext.kernels.fisher import GaussNewton
 from sb3_trpo_ext.kernels.line_search import Trial, backtrack
+from sb3_trpo_ext.kernels.linearize import Linearization
 from sb3_trpo_ext.kernels.vector import assign, flatten, put_back_on_error
-from sb3_trpo_ext.trust_region.batch import Batch
+from sb3_trpo_ext.trust_region.batch import ROUNDING, Batch
 from sb3_trpo_ext.trust_region.value_function import ValueFunction
 
-# Of the Gauss-Newton steps. Damping as for the policy; the rest only bounds the work.
+# Of the Gauss-Newton steps. Damping as for the policy, in nats like there; the rest only bounds the work.
 DAMPING = 0.1
 TOLERANCE = 1e-3
 SHRINK = 0.5
 MAX_TRIALS = 10
+# A spread of the values above this many times that of the returns is cut first. Below it, Gauss-Newton steps do it
+# better: they choose what to cut.
+MAX_SPREAD = 2.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,18 @@ def fit_in_trust_region(
     a bound on the KL divergence between normal distributions of standard deviation σ around the old and new values.
     Where the paper takes one step per batch, this takes several, each from where the last one ended.
 
+    The scale and the offset of the returns do not matter: with a critic whose output layer gives a V + c in place of V,
+    the returns a R + c lead to a V + c again, a ≠ 0. The paper does not say how that is done. Here
+
+    - the mean of the returns, and a spread that is far too large, are met first (:func:`meet_mean_and_spread`);
+    - the curvature is that of the KL, H/σ², to which λ I is added;
+    - weight and bias of the output layer are counted in units of σ: W = σ W̃, b = σ b̃, and the identity matrix is that
+      of the other parameters together with W̃ and b̃. That is the normalisation of van Hasselt et al. 2016, "Learning
+      values across many orders of magnitude", arXiv:1602.07714, as a change of coordinates: nothing has to be
+      remembered, and the values that the network gives are always in the units of the returns.
+
+    A critic without such a layer is damped in the units of its parameters as they are.
+
     :param critic: to train
     :param batch: all N samples of a rollout
     :param critic_max_kl: ε > 0, in nats
@@ -110,6 +127,8 @@ def fit_in_trust_region(
         return _given(critic, batch, started)
     losses: list[float] = []
     steps = 0
+    with put_back_on_error(critic.parameters, flatten(critic.parameters)):
+        meet_mean_and_spread(critic, batch)
     for _ in range(n_critic_steps):
         loss, moved = _gauss_newton_step(critic, batch, critic_max_kl, cg_max_steps)
         losses.append(loss)
@@ -119,33 +138,92 @@ def fit_in_trust_region(
     return _fit(batch, losses, steps, True, started)
 
 
+@torch.no_grad()
+def meet_mean_and_spread(critic: ValueFunction, batch: Batch) -> None:
+    """
+    Change V to α V + β by the output layer, such that its mean is that of the returns, and its standard deviation at
+    most ``MAX_SPREAD`` times theirs. The squared error never rises by it.
+
+    A bias is the least-squares solution for an offset, which a trust region would only delay. The values that predict
+    best, E[R|s], never spread more than R does. When they do by far, after a change of the rewards' scale or with the
+    first weights, many steps would have to take back what is known to be wrong, and would spoil the inner layers.
+
+    :param critic: left as it is where no bias of an output layer is trained
+    :param batch: all N samples of a rollout
+    """
+    weight, bias = critic.output_weight, critic.output_bias
+    if bias is None:
+        return
+    values, returns = critic.values(batch.inputs).flatten(), batch.returns
+    spread, limit = (_root_mean_square(batch, part - batch.mean(part)) for part in (values, returns))
+    limit *= MAX_SPREAD
+    alpha = limit / spread if weight is not None and limit < spread < math.inf else 1.0
+    beta = float(batch.mean(returns - alpha * values))
+    if math.isfinite(beta):
+        bias.mul_(alpha).add_(beta)
+        if weight is not None:
+            weight.mul_(alpha)
+
+
 def _gauss_newton_step(
     critic: ValueFunction, batch: Batch, critic_max_kl: float, cg_max_steps: int
 ) -> tuple[float, bool]:
     """One step of :func:`fit_in_trust_region`: the error before it, and whether it was taken."""
     w_old, returns = flatten(critic.parameters), batch.returns.unsqueeze(1)
-    linearization = batch.linearization(critic.linearize(batch.inputs))
-    old = linearization.value[0]
-    variance = float(batch.mean((old - returns).square()))  # σ²
-    g = linearization.vjp(((returns - old) / len(returns),))  # −∇ of half the error
+    local = critic.linearize(batch.inputs)
+    old = local.value[0]
+    sigma = _root_mean_square(batch, returns - old)
+    # Errors that small beside the returns are rounding noise of float32, which no step can lower.
+    noise = max(ROUNDING * float(batch.largest(returns.abs())), torch.finfo(returns.dtype).tiny)
+    if not noise < sigma < math.inf:
+        return sigma**2, False
+    units = critic.units(sigma)
+    linearization = InUnits(batch.linearization(local), units)
+    errors = (returns - old) / sigma
+    g = linearization.vjp((errors / len(returns),))  # −∇ of half the error, in units of σ²
     solution = conjugate_gradient(GaussNewton(linearization, DAMPING), g, cg_max_steps, cg_tolerance=TOLERANCE)
     xHx = solution.quadratic_form(g)
-    if not (0 < variance < math.inf and 0 < xHx < math.inf):
-        return variance, False
+    if not 0 < xHx < math.inf:
+        return sigma**2, False
     # x itself is the minimum of the quadratic model: inside the region there is no reason to go beyond it.
-    step = min(1.0, math.sqrt(2 * critic_max_kl * variance / xHx)) * solution.x
+    step = min(1.0, math.sqrt(2 * critic_max_kl / xHx)) * solution.x * (units * sigma)
 
     def evaluate(fraction: float) -> Trial:
         assign(critic.parameters, w_old + fraction * step)
         new = critic.values(batch.inputs)
-        kl = float(batch.mean((new - old).square())) / (2 * variance)
-        return Trial(-float(batch.mean((new - returns).square())), kl)
+        kl = float(batch.mean(((new - old) / sigma).square())) / 2
+        return Trial(-float(batch.mean(((returns - new) / sigma).square())), kl)
 
     with put_back_on_error(critic.parameters, w_old):
-        moved = backtrack(evaluate, -variance, critic_max_kl, SHRINK, MAX_TRIALS).accepted
+        moved = backtrack(evaluate, -float(batch.mean(errors.square())), critic_max_kl, SHRINK, MAX_TRIALS).accepted
     if not moved:
         assign(critic.parameters, w_old)
-    return variance, moved
+    return sigma**2, moved
+
+
+class InUnits:
+    """
+    A linearization with another measure of each parameter: J diag(u) in place of J.
+
+    :param linearization: of the map w → V
+    :param units: u, shape (p,)
+    """
+
+    def __init__(self, linearization: Linearization, units: Tensor):
+        self._linearization, self._units = linearization, units
+        self.value = linearization.value
+
+    def jvp(self, tangent: Tensor) -> tuple[Tensor, ...]:
+        return self._linearization.jvp(self._units * tangent)
+
+    def vjp(self, cotangent: Sequence[Tensor]) -> Tensor:
+        return self._linearization.vjp(cotangent).mul_(self._units)
+
+
+def _root_mean_square(batch: Batch, per_sample: Tensor) -> float:
+    """Over the samples, of numbers whose squares may not exist in their type. Shape of ``per_sample``: (N, …)."""
+    largest = batch.largest(per_sample.abs()).clamp(min=torch.finfo(per_sample.dtype).tiny)
+    return float(largest) * math.sqrt(float(batch.mean((per_sample / largest).square())))
 
 
 def _given(critic: ValueFunction, batch: Batch, started: float) -> CriticFit:
@@ -155,7 +233,9 @@ def _given(critic: ValueFunction, batch: Batch, started: float) -> CriticFit:
 
 
 def _fit(batch: Batch, losses: list[float], steps: int, finite: bool, started: float) -> CriticFit:
-    explained = float(explained_variance(batch.values.cpu().numpy(), batch.returns.cpu().numpy()))
+    # In float64, where every square of a float32 exists.
+    values, returns = (part.cpu().double().numpy() for part in (batch.values, batch.returns))
+    explained = float(explained_variance(values, returns))
     finite = finite and all(math.isfinite(loss) for loss in losses)
     return CriticFit(fmean(losses), steps, explained, finite, time.perf_counter() - started)
 

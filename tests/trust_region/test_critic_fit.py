@@ -17,7 +17,7 @@ from sb3_trpo_ext.trust_region.critic_fit import fit_by_gradient_descent, fit_in
 from sb3_trpo_ext.trust_region.value_function import ValueFunction
 from tests.cases import ACTIONS, OBSERVATION, identical, make_actor, make_policy, snapshot
 
-N, SIZE, RATE = 48, 16, 1e-2
+N, SIZE, RATE, WIDTH = 48, 16, 1e-2, 4
 IMAGE = spaces.Box(0, 255, (3, 36, 36), np.uint8)
 
 each_way = pytest.mark.parametrize("fast", [True, False], ids=["by hand", "autograd"])
@@ -171,6 +171,7 @@ def test_trust_region_holds_and_the_error_falls(max_kl, fast):
     case = Case(fast=fast)
     returns, observations = case.batch.returns[:, None], case.batch.inputs.observations
     for _ in range(5):
+        critic_fit.meet_mean_and_spread(case.critic, case.batch)  # which is no part of the step
         before = case.policy.predict_values(observations).detach()
         fit_in_trust_region(case.critic, case.batch, max_kl, n_critic_steps=1, cg_max_steps=20)
         after = case.policy.predict_values(observations).detach()
@@ -180,14 +181,21 @@ def test_trust_region_holds_and_the_error_falls(max_kl, fast):
 
 
 def dense_solution(case):
-    """H⁻¹g, H from one gradient per state with the same damping, and the errors."""
+    """
+    The step to the minimum, what the KL is measured with, and the errors, once mean and spread are met.
+
+    H is made of one gradient per state. Its damping is 0.1 for the output layer and 0.1 σ² for the rest.
+    """
+    critic_fit.meet_mean_and_spread(case.critic, case.batch)
     parameters, observations = case.critic.parameters, case.batch.inputs.observations
     values = case.policy.predict_values(observations)[:, 0]
     J = torch.stack(
         [torch.cat([g.flatten() for g in torch.autograd.grad(v, parameters, retain_graph=True)]) for v in values]
     )
     J, errors = J.double(), (case.batch.returns - values).detach().double()
-    H = J.T @ J / N + 0.1 * torch.eye(J.shape[1], dtype=J.dtype)
+    damping = torch.full(J.shape[1:], 0.1 * float(errors.square().mean()), dtype=J.dtype)
+    damping[-WIDTH - 1 :] = 0.1
+    H = J.T @ J / N + damping.diag()
     return torch.linalg.solve(H, J.T @ errors / N), H, errors
 
 
@@ -233,17 +241,17 @@ def test_inside_a_large_trust_region_the_step_ends_at_the_minimum(fast):
 
 
 def test_a_step_that_is_refused_is_undone_and_ends_the_fit(monkeypatch):
-    case = Case()
-    trials = []
+    case, trials = Case(), []
 
     def never_satisfied(evaluate, start, *settings):
         trials.append(evaluate(1.0))
         return LineSearchResult(False, 0.0, trials[-1], 1)
 
     monkeypatch.setattr(critic_fit, "backtrack", never_satisfied)
-    before = snapshot(case.policy)
+    unstepped = Case()
+    critic_fit.meet_mean_and_spread(unstepped.critic, unstepped.batch)
     fit = fit_in_trust_region(case.critic, case.batch, 0.1, 5, 10)
-    assert identical(snapshot(case.policy), before)
+    assert identical(snapshot(case.policy), snapshot(unstepped.policy))
     assert len(trials) == 1 and trials[0].kl > 0
     assert fit.steps == 0 and fit.finite
 

@@ -244,7 +244,7 @@ class ACER(Algorithm[Collected]):
 
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> bool:
         self.policy.set_training_mode(False)
-        behaviour = SequenceBehaviour(self, self._network, rollout_buffer, self._normalizer)
+        behaviour = SequenceBehaviour(self, rollout_buffer, self._normalizer)
         if not step_through(self, behaviour, env, callback, rollout_buffer):
             return False
         self.rollout_buffer.collected = behaviour.collected(self._last_obs, self._last_episode_starts)
@@ -256,6 +256,7 @@ class ACER(Algorithm[Collected]):
 
     def _improve(self, rollout: Collected) -> Iterable[Logged | Mapping[str, float]]:
         """One on-policy update on the sequences just collected, then Poisson(replay ratio) updates from replay."""
+        self._learner.copy_what_is_not_averaged()
         if self.replay_ratio > 0:
             self.replay_buffer.add(rollout.original)
         updates = [self._update(rollout.seen)]

@@ -25,7 +25,6 @@ from stable_baselines3.common.vec_env import (
 from sb3_trpo_ext.acer.buffer import Array, Arrays, Sequences
 from sb3_trpo_ext.common.collection import Timeout
 from sb3_trpo_ext.common.inputs import finite
-from sb3_trpo_ext.common.network import PlainNetwork
 from sb3_trpo_ext.common.sampler import Sampler, sampler_of
 
 if TYPE_CHECKING:
@@ -175,24 +174,20 @@ class SequenceBehaviour:
     """
     Acts without the critic, and finds the distributions that it drew from for many steps at once.
 
-    :param model: whose policy acts
-    :param network: of its actor, where that is a plain chain
+    :param model: whose policy acts; a callback may exchange it when the rollout starts
     :param buffer: that is filled
     :param wrapper: whose normalisation is to be undone; None for none
     """
 
-    def __init__(
-        self, model: "ACER", network: PlainNetwork | None, buffer: RolloutBuffer, wrapper: VecNormalize | None
-    ):
-        self._policy, self._network, self._buffer = model.policy, network, buffer
-        self._num_threads = model.num_threads
+    def __init__(self, model: "ACER", buffer: RolloutBuffer, wrapper: VecNormalize | None):
+        self._model, self._buffer = model, buffer
         self._recording = None if wrapper is None else _Recording(wrapper)
         self._timeouts: list[Timeout] = []
         self._statistics: list[Array] = []
 
     def sampler(self) -> Sampler:
         """As :meth:`sb3_trpo_ext.common.collection.Behaviour.sampler`."""
-        sampler = sampler_of(self._policy, self._network, self._buffer.n_envs, self._num_threads)
+        sampler = sampler_of(self._model.policy, self._model._network, self._buffer.n_envs, self._model.num_threads)
         return sampler if self._recording is None else self._recording.noting(sampler)
 
     def note_timeout(self, timeout: Timeout) -> None:
@@ -204,12 +199,12 @@ class SequenceBehaviour:
     @torch.no_grad()
     def evaluate(self, steps: slice) -> None:
         """As :meth:`sb3_trpo_ext.common.collection.Behaviour.evaluate`: φ, shape (steps, B, m)."""
-        space, stored = self._policy.observation_space, cast(Any, self._buffer.observations)
+        space, stored = self._model.policy.observation_space, cast(Any, self._buffer.observations)
         if isinstance(space, spaces.Dict):
             rows: Any = {key: stored[key][steps].reshape(-1, *(part.shape or ())) for key, part in space.spaces.items()}
         else:
             rows = stored[steps].reshape(-1, *(space.shape or ()))
-        family = self._policy.family(finite(obs_as_tensor(rows, self._policy.device)))
+        family = self._model.policy.family(finite(obs_as_tensor(rows, self._model.policy.device)))
         statistics: Array = torch.cat(family.statistics, dim=1).cpu().numpy()
         self._statistics.append(statistics.reshape(-1, self._buffer.n_envs, statistics.shape[1]))
 
@@ -220,7 +215,7 @@ class SequenceBehaviour:
         :param last_observations: those after the last step
         :param last_episode_starts: whether it ended episodes, shape (B,)
         """
-        buffer, space, last = self._buffer, self._policy.observation_space, last_observations
+        buffer, space, last = self._buffer, self._model.policy.observation_space, last_observations
         stored: Any = buffer.observations
         observations: Arrays
         if isinstance(space, spaces.Dict):
@@ -229,7 +224,7 @@ class SequenceBehaviour:
             observations = _followed(stored, last, space)
         seen = Sequences(
             observations,
-            actions=buffer.actions.reshape(*buffer.rewards.shape, *(self._policy.action_space.shape or ())),
+            actions=buffer.actions.reshape(*buffer.rewards.shape, *(self._model.policy.action_space.shape or ())),
             rewards=buffer.rewards,
             statistics=np.concatenate(self._statistics),
             dones=np.concatenate([buffer.episode_starts[1:], last_episode_starts[None]]).astype(bool),

@@ -24,8 +24,16 @@ class Learner:
         self.parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         trained = zip(average.parameters(), policy.parameters(), strict=True)
         self._averages = [mean.detach() for mean, parameter in trained if parameter.requires_grad]
+        own = zip(average.parameters(), policy.parameters(), strict=True)
+        frozen = [(mean.detach(), one.detach()) for mean, one in own if not one.requires_grad]
+        self._copied = [*frozen, *zip(average.buffers(), policy.buffers(), strict=True)]
         self._present = [parameter.detach() for parameter in self.parameters]
         self.n_parameters = count(self.parameters)
+
+    def copy_what_is_not_averaged(self) -> None:
+        """Frozen parameters and buffers, such as running statistics: the average policy has the policy's own."""
+        for mean, present in self._copied:
+            mean.copy_(present)
 
     def descend(self, loss: Tensor, max_grad_norm: float, average_policy_decay: float) -> Tensor:
         """

@@ -19,7 +19,7 @@ from sb3_trpo_ext.common.diagnostics import Logged, record
 from sb3_trpo_ext.common.files import atomic_file
 from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
 from sb3_trpo_ext.common.settings import Rule, check, schedule
-from sb3_trpo_ext.common.watch import Structure
+from sb3_trpo_ext.common.watch import Structure, align_extractors
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="Algorithm[Any]")
 
@@ -108,6 +108,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
 
     def _follow_policy(self) -> None:
         """Rebuild what depends on the policy if it was changed since: users exchange it, freeze layers, add hooks."""
+        align_extractors(self.policy)
         structure = Structure(self.policy)
         if structure == self._structure:
             return

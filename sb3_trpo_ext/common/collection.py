@@ -14,6 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_trpo_ext.common.algorithm import Algorithm
 from sb3_trpo_ext.common.sampler import Sampler
 from sb3_trpo_ext.common.watch import Watch
 
@@ -53,7 +54,7 @@ class Behaviour(Protocol):
 
 
 def step_through(
-    model: OnPolicyAlgorithm,
+    model: Algorithm[Any],
     behaviour: Behaviour,
     env: VecEnv,
     callback: BaseCallback,
@@ -78,6 +79,7 @@ def step_through(
         callback.locals.pop(name, None)
     callback.update_locals({"self": model, "env": env, "rollout_buffer": buffer, "n_rollout_steps": buffer.buffer_size})
     callback.on_rollout_start()
+    model._follow_policy()
     sampler, watch, first = behaviour.sampler(), Watch(model.policy), 0
     for n_steps in range(buffer.buffer_size):
         if watch.noticed():

@@ -120,7 +120,7 @@ def _plain(
 
 def has_sb3s(policy: ActorCriticPolicy, method: str) -> bool:
     """Whether a policy has left one of SB3's methods as it is."""
-    return getattr(type(policy), method) is getattr(ActorCriticPolicy, method) and method not in vars(policy)
+    return getattr(type(policy), method, None) is getattr(ActorCriticPolicy, method) and method not in vars(policy)
 
 
 def _has_mlp(policy: ActorCriticPolicy) -> bool:

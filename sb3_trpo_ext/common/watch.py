@@ -75,6 +75,17 @@ class Structure:
     __hash__ = None  # type: ignore[assignment]
 
 
+def align_extractors(policy: nn.Module) -> None:
+    """
+    SB3 has two further names for a features extractor that actor and critic share. Whoever exchanges the extractor sets
+    the first; the others follow here.
+
+    :param policy: an SB3 policy
+    """
+    if getattr(policy, "share_features_extractor", False) and hasattr(policy, "pi_features_extractor"):
+        policy.pi_features_extractor = policy.vf_features_extractor = policy.features_extractor
+
+
 def set_noise_layers_only(policy: nn.Module) -> None:
     """
     Training mode for layers that draw noise, such as dropout, and evaluation mode for those with a state of their own,

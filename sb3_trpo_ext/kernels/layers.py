@@ -212,9 +212,10 @@ def layers_of(modules: Sequence[nn.Module]) -> list[Layer] | None:
 
 
 def hooks_of(module: nn.Module) -> list[Any]:
-    """What was attached to a module, or put in the place of its forward pass: all that makes it more than its kind."""
+    """What was attached to a module, or put in the place of one of its methods: what makes it more than its kind."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return [*(tuple(one) for one in hooks if one), *([vars(module)["forward"]] if "forward" in vars(module) else [])]
+    shadowed = [value for name, value in vars(module).items() if callable(getattr(type(module), name, None))]
+    return [*(tuple(one) for one in hooks if one), *shadowed]
 
 
 def does_only_its_kinds(module: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """The file format of sb3-contrib's TRPO, and of earlier versions of this package's."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +34,16 @@ def usable(
     :return: the same with the critic's part of the optimizer's state
     """
     saved, everything = parameters.get("policy.optimizer"), list(policy.parameters())
-    if saved is None or len(saved["param_groups"][0]["params"]) != len(everything):
+    size = len(saved["param_groups"][0]["params"]) if saved is not None else len(critic_parameters)
+    if saved is None or size == len(critic_parameters):
         return parameters
+    if size != len(everything):
+        warnings.warn(
+            f"The saved state of the optimizer is of {size} parameters, the critic has {len(critic_parameters)}: the "
+            "optimizer starts afresh.",
+            stacklevel=5,
+        )
+        return {**parameters, "policy.optimizer": policy.optimizer.state_dict()}
     own = {id(parameter) for parameter in critic_parameters}
     kept = [index for index, parameter in enumerate(everything) if id(parameter) in own]
     # Which form of the optimizer runs is not for the file to say.

@@ -287,7 +287,7 @@ class TRPO(Algorithm[Rollout]):
 
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> bool:
         if self._collects_fast():
-            return collect_fast(self, self.actor, env, callback, rollout_buffer, self.num_threads)
+            return collect_fast(self, lambda: self.actor, env, callback, rollout_buffer, self.num_threads)
         with acting_on_finite_observations(self.policy):
             return OnPolicyAlgorithm.collect_rollouts(self, env, callback, rollout_buffer, self.n_steps)
 
@@ -317,6 +317,8 @@ class TRPO(Algorithm[Rollout]):
 
     def _run_over(self, rollout: Rollout) -> None:
         for rows in rollout.inputs.minibatches(STATISTICS_ROWS):
+            if len(rows) == 1 < rollout.size:  # too few for a statistic
+                continue
             inputs = rollout.inputs.rows(rows)
             self.actor.heads.family(inputs)
             self.actor.heads.values(inputs)

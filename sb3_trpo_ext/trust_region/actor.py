@@ -44,10 +44,15 @@ class Actor:
     def __init__(self, heads: Heads, fast: bool = True):
         self.heads, self.policy = heads, heads.policy
         blank = heads.blank()
+        everything = list(self.policy.parameters())
+        frozen = [parameter for parameter in everything if not parameter.requires_grad]
+        for parameter in frozen:  # what belongs to whom does not depend on what is frozen now
+            parameter.requires_grad_(True)
         family = heads.family(blank)
-        candidates = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
-        total = torch.stack([tensor.sum() for tensor in family.statistics]).sum()
-        self.parameters = _used(candidates, total)
+        self._own = _used(everything, torch.stack([tensor.sum() for tensor in family.statistics]).sum())
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        self.parameters = [parameter for parameter in self._own if parameter.requires_grad]
         self.network = heads.actor_network() if fast and self.parameters else None
         # The chain lists its parameters layer by layer, with log_std first, which is the policy's own order. Where it
         # is not all of θ or more than θ, because something is frozen, the products by hand would have another length.
@@ -71,8 +76,8 @@ class Actor:
         )
 
     def critic_parameters(self) -> list[nn.Parameter]:
-        """All parameters of the policy that are not in θ, in the policy's order."""
-        own = {id(parameter) for parameter in self.parameters}
+        """All parameters of the policy that the actor does not use, frozen or not, in the policy's order."""
+        own = {id(parameter) for parameter in self._own}
         return [parameter for parameter in self.policy.parameters() if id(parameter) not in own]
 
     def shared_parameters(self) -> list[nn.Parameter]:

@@ -1,5 +1,6 @@
 """Collecting a rollout: actions step by step, values and log-probabilities in one batch at its end."""
 
+from collections.abc import Callable
 from functools import partial
 from math import prod
 from typing import Any
@@ -10,9 +11,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_trpo_ext.common.algorithm import Algorithm
 from sb3_trpo_ext.common.collection import Timeout, step_through
 from sb3_trpo_ext.common.sampler import Sampler
 from sb3_trpo_ext.common.threads import torch_threads
@@ -25,8 +26,8 @@ CHUNK = 2**22
 
 
 def collect_fast(
-    model: OnPolicyAlgorithm,
-    actor: Actor,
+    model: Algorithm[Any],
+    actor: Callable[[], Actor],
     env: VecEnv,
     callback: BaseCallback,
     buffer: RolloutBuffer,
@@ -39,7 +40,7 @@ def collect_fast(
     its end, so callbacks see ``values`` and ``log_probs`` in ``self.locals`` only in ``on_rollout_end``.
 
     :param model: whose observations, counters and policy are used and advanced
-    :param actor: of the model's policy
+    :param actor: gives that of the model's policy as it is now; a callback may exchange it when the rollout starts
     :param env: to step in
     :param callback: called as SB3 does
     :param buffer: to fill, of SB3's own class
@@ -54,7 +55,8 @@ def collect_fast(
     if not step_through(model, behaviour, env, callback, buffer):
         return False
     with torch.no_grad():
-        last_values = actor.heads.values(actor.heads.present(model._last_obs))
+        heads = actor().heads
+        last_values = heads.values(heads.present(model._last_obs))
     buffer.compute_returns_and_advantage(last_values, model._last_episode_starts)  # type: ignore[arg-type]
     callback.update_locals({"values": buffer.values, "log_probs": buffer.log_probs})
     callback.on_rollout_end()
@@ -65,20 +67,21 @@ class FastBehaviour:
     """
     Acts without the critic, and evaluates many steps at once.
 
-    :param actor: of the policy
+    :param actor: gives that of the policy as it is now
     :param buffer: to write values and log-probabilities into
     :param gamma: discount, of values at time limits
     :param num_threads: of torch; None chooses
     """
 
-    def __init__(self, actor: Actor, buffer: RolloutBuffer, gamma: float, num_threads: int | None):
-        self._actor, self._heads, self._buffer = actor, actor.heads, buffer
+    def __init__(self, actor: Callable[[], Actor], buffer: RolloutBuffer, gamma: float, num_threads: int | None):
+        self._actor, self._buffer = actor, buffer
         self._gamma, self._num_threads = gamma, num_threads
         self._timeouts: list[Timeout] = []
 
     def sampler(self) -> Sampler:
         """As :meth:`sb3_trpo_ext.common.collection.Behaviour.sampler`."""
-        return self._heads.sampler(self._actor.network, self._buffer.n_envs, self._num_threads)
+        actor = self._actor()
+        return actor.heads.sampler(actor.network, self._buffer.n_envs, self._num_threads)
 
     def note_timeout(self, timeout: Timeout) -> None:
         """As :meth:`sb3_trpo_ext.common.collection.Behaviour.note_timeout`."""
@@ -86,12 +89,12 @@ class FastBehaviour:
 
     def evaluate(self, steps: slice) -> None:
         """As :meth:`sb3_trpo_ext.common.collection.Behaviour.evaluate`."""
-        n_envs = self._buffer.n_envs
+        heads, n_envs = self._actor().heads, self._buffer.n_envs
         rows = (steps.stop - steps.start) * n_envs
-        with torch_threads(self._num_threads, rows, count(list(self._heads.policy.parameters()))):
-            _evaluate(self._heads, self._buffer, steps.start * n_envs, steps.stop * n_envs)
+        with torch_threads(self._num_threads, rows, count(list(heads.policy.parameters()))):
+            _evaluate(heads, self._buffer, steps.start * n_envs, steps.stop * n_envs)
         for step, i, observation in self._timeouts:
-            self._buffer.rewards[step, i] += self._gamma * _value(self._heads, observation)
+            self._buffer.rewards[step, i] += self._gamma * _value(heads, observation)
         self._timeouts.clear()
 
 

@@ -196,8 +196,8 @@ def _gauss_newton_step(
 
     with put_back_on_error(critic.parameters, w_old):
         moved = backtrack(evaluate, -float(batch.mean(errors.square())), critic_max_kl, SHRINK, MAX_TRIALS).accepted
-    if not moved:
-        assign(critic.parameters, w_old)
+        if not moved:
+            assign(critic.parameters, w_old)
     return sigma**2, moved
 
 

@@ -23,6 +23,11 @@ Layout = Callable[[NDArray[Any]], NDArray[Any]]
 """Any of a rollout buffer's arrays, shape (T, E, …) → the rows that are wanted, shape (n, …)."""
 
 
+# SB3's methods that a policy acts and is evaluated by. Where one is overridden, only SB3's own loop is sure to call it.
+ACTING = ("get_distribution", "_get_action_dist_from_latent", "extract_features")
+EVALUATING = ("forward", "evaluate_actions", "predict_values")
+
+
 class Heads:
     """
     The two heads of an SB3 actor-critic policy: distributions over actions, and values.
@@ -86,7 +91,7 @@ class Heads:
             that is not finite
         """
         policy = self.policy
-        if has_sb3s(policy, "get_distribution") and has_sb3s(policy, "_get_action_dist_from_latent"):
+        if all(has_sb3s(policy, method) for method in ACTING):
             features = BasePolicy.extract_features(policy, inputs.observations, policy.pi_features_extractor)
             family = family_of_latent(policy, policy.mlp_extractor.forward_actor(features))
             if family is not None:
@@ -149,5 +154,5 @@ class Heads:
 
         :param buffer: False if it is not SB3's own
         """
-        is_sb3s = type(self.policy).forward is ActorCriticPolicy.forward and does_only_its_kinds(self.policy)
-        return is_sb3s and type(buffer) in (RolloutBuffer, DictRolloutBuffer)
+        is_sb3s = all(has_sb3s(self.policy, method) for method in (*ACTING, *EVALUATING))
+        return is_sb3s and does_only_its_kinds(self.policy) and type(buffer) in (RolloutBuffer, DictRolloutBuffer)

@@ -222,8 +222,9 @@ def line_search(actor: Actor, start: Start, step: FullStep, region: TrustRegion,
 
     with put_back_on_error(actor.parameters, start.theta):
         result = search(evaluate, start.objective, region.target_kl)
+        if not result.accepted:
+            assign(actor.parameters, start.theta)
     if not result.accepted or result.trial is None:
-        assign(actor.parameters, start.theta)
         is_wide = result.trial is not None and is_too_wide(result.trial.family, old)
         return End(StepStatus.NOISE_LIMIT if is_wide else StepStatus.LINE_SEARCH_FAILED, old, result)
     return End(StepStatus.ACCEPTED, result.trial.family, result)

@@ -36,7 +36,9 @@ class ValueFunction:
         # The same arithmetic in one call instead of dozens, which on small networks is most of a step's time.
         if policy.optimizer_class is torch.optim.Adam and not OTHER_FORMS & settings.keys():
             settings["fused"] = True
-        memory = policy.optimizer.state
+        if not self._all_parameters:  # all of it is the actor's too, or there is nothing to train
+            return
+        memory = policy.optimizer.state if type(policy.optimizer) is policy.optimizer_class else {}
         policy.optimizer = policy.optimizer_class(self._all_parameters, lr=learning_rate, **settings)  # type: ignore[call-arg]
         policy.optimizer.state.update({one: memory[one] for one in self._all_parameters if one in memory})
 

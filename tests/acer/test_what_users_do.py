@@ -152,3 +152,27 @@ def test_batch_norm_takes_each_rollout_in_once(space_env, tiny):
     norm = model.policy.features_extractor.layers[1]
     assert int(norm.num_batches_tracked) == model._n_updates == 4
     assert not torch.allclose(norm.running_mean, torch.zeros(5), atol=1e-4)
+
+
+def test_the_average_policy_has_frozen_parameters_and_buffers_of_the_policy(space_env, tiny):
+    model = tiny(space_env(VECTOR, DISCRETE), policy_kwargs={"features_extractor_class": Normalized})
+    frozen = model.policy.features_extractor.layers[0]
+    with torch.no_grad():
+        frozen.weight.add_(1.0)
+    frozen.requires_grad_(False)
+    model.learn(24)
+    theirs = model.average_policy.features_extractor
+    assert torch.equal(theirs.layers[0].weight, frozen.weight)
+    model.learn(6, reset_num_timesteps=False)
+    assert (
+        float((theirs.layers[1].running_mean - model.policy.features_extractor.layers[1].running_mean).abs().max())
+        < 0.5
+    )
+    assert int(theirs.layers[1].num_batches_tracked) > 0
+
+
+def test_a_standard_deviation_that_is_set_reaches_the_average(space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX))
+    model.policy.log_std.data.fill_(-3.0)
+    model.learn(12)
+    assert torch.equal(model.average_policy.log_std, model.policy.log_std)

@@ -549,3 +549,151 @@ def test_after_a_change_fast_collection_is_still_sb3s_loop(change, space_env, ti
         results.append({name: np.array(getattr(model.rollout_buffer, name)) for name in ARRAYS})
     for name in ARRAYS:
         np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+# ------------------------------------------------------------------------------- found by trying to break it
+def test_a_model_with_frozen_or_tied_parts_is_saved_and_loaded(space_env, tiny, tmp_path):
+    model = tiny(space_env(VECTOR, BOX), critic="adam").learn(16)
+    before = model.get_parameters()
+    model.policy.action_net.requires_grad_(False)
+    model.learn(16, reset_num_timesteps=False)
+    model.save(tmp_path / "frozen")
+    TRPO.load(tmp_path / "frozen", env=model.get_env()).learn(16)
+    model.set_parameters(before)
+    model.policy.mlp_extractor.value_net = model.policy.mlp_extractor.policy_net
+    model.learn(16, reset_num_timesteps=False)
+    model.save(tmp_path / "tied")
+    with pytest.warns(UserWarning, match="optimizer starts afresh"):
+        TRPO.load(tmp_path / "tied", env=model.get_env()).learn(16)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_an_old_gradient_does_not_move_a_frozen_actor(fast, space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX), critic="adam", fast=fast)
+    distribution = model.policy.get_distribution(torch.zeros(4, 3))
+    (-distribution.log_prob(torch.ones(4, 2)).mean()).backward()
+    freeze_the_actor(model)
+    actor = actor_and_critic(model.policy)[0]
+    before = [parameter.detach().clone() for parameter in actor]
+    model.learn(32)
+    assert all(torch.equal(old, new) for old, new in zip(before, actor, strict=True))
+
+
+class NoCritic(ActorCriticPolicy):
+    """Values are 0: there is nothing to train."""
+
+    def _build(self, lr_schedule):
+        super()._build(lr_schedule)
+        del self.value_net
+        self.mlp_extractor.value_net = nn.Sequential()
+
+    def predict_values(self, obs):
+        return torch.zeros(len(obs), 1)
+
+    def forward(self, obs, deterministic=False):
+        distribution = self.get_distribution(obs)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, self.predict_values(obs), distribution.log_prob(actions)
+
+
+@pytest.mark.parametrize("critic", ["trust_region", "adam"])
+def test_a_critic_without_parameters(critic, space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX), NoCritic, critic=critic, policy_kwargs={"net_arch": [8], "ortho_init": False})
+    before = parameters_of(model.policy)
+    model.learn(32)
+    assert all(changed(before, model.policy)) and model.logger.name_to_value["train/critic_steps"] == 0
+
+
+class AtStart(BaseCallback):
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def _on_rollout_start(self):
+        self.change(self.model)
+
+    def _on_step(self):
+        return True
+
+
+def other_bias(model):
+    model.policy.action_net.bias = nn.Parameter(torch.tensor([0.0, 0.0, 50.0]))
+
+
+def other_head(model):
+    model.policy.action_net = nn.Linear(8, 3)
+    other_bias(model)
+
+
+def other_policy(model):
+    model.policy = copy.deepcopy(model.policy)
+    other_bias(model)
+
+
+def hook(model):
+    model.policy.action_net.register_forward_hook(
+        lambda module, inputs, output: output + torch.tensor([0.0, 0.0, 50.0])
+    )
+
+
+@pytest.mark.parametrize("change", [other_bias, other_head, other_policy, hook])
+@pytest.mark.parametrize("fast", [True, False])
+def test_what_is_exchanged_when_a_rollout_starts_acts_in_it(change, fast, space_env, tiny):
+    model = tiny(space_env(VECTOR, DISCRETE), fast=fast)
+    model.learn(16, AtStart(change))
+    assert (model.rollout_buffer.actions == 2).all() and float(abs(model.rollout_buffer.log_probs).max()) < 1e-4
+
+
+def test_an_exchanged_extractor_that_both_share_is_used_by_both(space_env, tiny):
+    settings = {"features_extractor_class": Stateful, "features_extractor_kwargs": {"kind": "spectral"}}
+    model = tiny(space_env(VECTOR, BOX), policy_kwargs=settings).learn(16)
+    model.policy.features_extractor = Stateful(VECTOR, "spectral")
+    before = parameters_of(model.policy.features_extractor)
+    model.learn(32, reset_num_timesteps=False)
+    assert any(changed(before, model.policy.features_extractor))
+    observations = torch.as_tensor(model.rollout_buffer.observations[:, 0])
+    inputs = model.actor.heads.present(observations.numpy())
+    torch.testing.assert_close(model.value_function.values(inputs), model.policy.predict_values(observations))
+
+
+class Features(ActorCriticPolicy):
+    def extract_features(self, obs, features_extractor=None):
+        return 3.0 * super().extract_features(obs, features_extractor)
+
+
+class Distribution(ActorCriticPolicy):
+    def get_distribution(self, obs):
+        return super().get_distribution(5.0 * obs)
+
+
+@pytest.mark.parametrize("policy", [Features, Distribution])
+def test_policies_with_methods_of_their_own_are_collected_by_sb3s_loop(policy, space_env, tiny):
+    results = []
+    for fast in (True, False):
+        model = tiny(
+            space_env(VECTOR, BOX), policy, fast=fast, critic="adam", target_kl=0.01, policy_kwargs={"net_arch": [8]}
+        )
+        assert not model.actor.heads.can_collect_fast(model.rollout_buffer)
+        model.learn(32)
+        results.append({name: np.array(getattr(model.rollout_buffer, name)) for name in ARRAYS})
+    for name in ARRAYS:
+        np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_a_method_that_is_replaced_on_the_object_is_called(space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX)).learn(16)
+    extractor, calls = model.policy.mlp_extractor, []
+    original = extractor.forward_actor
+
+    def forward_actor(features):
+        calls.append(1)
+        return original(features)
+
+    extractor.forward_actor = forward_actor
+    model.learn(16, reset_num_timesteps=False)
+    assert calls and model.actor.network is None
+
+
+def test_batch_norm_with_a_last_minibatch_of_one(space_env, tiny):
+    settings = {"features_extractor_class": Stateful}
+    tiny(space_env(VECTOR, BOX), n_steps=129, policy_kwargs=settings).learn(129)

@@ -62,6 +62,7 @@ def ready(space_env):
         environment = DummyVecEnv([lambda n=n: Monitor(space_env(observations, actions, n)) for n in lengths])
         settings = {"policy_kwargs": dict(SMALL[policy])} | settings
         model = A2C(policy, environment, n_steps=STEPS, seed=0, device="cpu", **settings)
+        model._follow_policy = lambda: None  # SB3's own asks its policy afresh at every step
         _, callback = model._setup_learn(STEPS * ENVS, Watcher(last))
         return model, callback
 

@@ -205,9 +205,9 @@ class ACER(Algorithm[Collected]):
         is_another = list(map(id, parameters)) != list(map(id, self._parameters))
         if is_another:
             self.policy.optimizer = optimizer_of(self)
+            if isinstance(self.action_space, spaces.Box):
+                self.policy.log_std.requires_grad_(self.learn_std)
             self.average_policy = frozen_copy(self.policy)
-        if isinstance(self.action_space, spaces.Box):
-            self.policy.log_std.requires_grad_(self.learn_std)
         self._parameters = parameters
         self._learner = Learner(self.policy, self.average_policy)
         self._network: PlainNetwork | None = actor_network(self.policy)

@@ -14,7 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo_ext.common.bad_data import GoodStatistics, warn_of_skipped_rollout
+from sb3_trpo_ext.common.bad_data import GoodStatistics, is_finite, warn_of_skipped_rollout
 from sb3_trpo_ext.common.diagnostics import Logged, record
 from sb3_trpo_ext.common.files import atomic_file
 from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
@@ -181,7 +181,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
     def _skip(self, bad: list[str]) -> None:
         self._n_skipped_updates += 1
         self._last_obs = self._good_statistics.restore(self._last_obs)
-        warn_of_skipped_rollout(bad)
+        warn_of_skipped_rollout(bad, is_finite(self.policy))
         record(self.logger, self._counts())
 
     def _counts(self) -> dict[str, float]:
@@ -225,6 +225,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         :param exclude: names of attributes that are left out besides the usual ones
         :param include: names of attributes that are not left out
         """
+        self._follow_policy()
         policy_class = self.policy_class
         # By its name where it has one, so that the file holds no class of ours, which only a pickle could.
         names = (name for name, kind in self.policy_aliases.items() if kind is policy_class)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 from torch import nn
@@ -30,15 +31,24 @@ def acting_on_finite_observations(policy: nn.Module) -> Iterator[None]:
         handle.remove()
 
 
-def warn_of_skipped_rollout(bad: list[str]) -> None:
+def is_finite(policy: nn.Module) -> bool:
+    """Whether all parameters of a policy are finite."""
+    return all(bool(torch.isfinite(parameter).all()) for parameter in policy.parameters())
+
+
+def warn_of_skipped_rollout(bad: list[str], policy_is_finite: bool = True) -> None:
     """
     The text has no count in it, so that Python shows it once and a broken environment does not flood the console.
 
     :param bad: names of the parts that are not finite
+    :param policy_is_finite: False if the fault is the policy's own
     """
+    remedy = "Wrap the environment in VecCheckNan to find the source."
+    if not policy_is_finite:
+        remedy = "The policy's own parameters are not finite: load the last good model, and see what wrote into them."
     warnings.warn(
-        f"Update skipped: the rollout holds NaN or infinity in its {', '.join(bad)}. The policy is unchanged. Wrap the "
-        "environment in VecCheckNan to find the source. train/skipped_updates counts them.",
+        f"Update skipped: the rollout holds NaN or infinity in its {', '.join(bad)}. The policy is unchanged. {remedy} "
+        "train/skipped_updates counts them.",
         stacklevel=4,
     )
 
@@ -84,9 +94,12 @@ class GoodStatistics:
         wrapper = self._wrapper
         if wrapper is None:
             return last_observations
-        wrapper.ret_rms = self._of_returns
+        _put_back(wrapper.ret_rms, self._of_returns)
         if self._of_observations is not None:
-            wrapper.obs_rms = self._of_observations
+            now: Any = wrapper.obs_rms
+            parts = [(now[key], part) for key, part in self._of_observations.items()] if isinstance(now, dict) else []
+            for statistics, saved in parts or [(now, self._of_observations)]:
+                _put_back(statistics, saved)
         wrapper.returns = np.nan_to_num(wrapper.returns, nan=0.0, posinf=0.0, neginf=0.0)
         return wrapper.normalize_obs(wrapper.get_original_obs()) if self._outermost else last_observations
 
@@ -96,3 +109,8 @@ def _usable_copy(statistics: RunningMeanStd) -> RunningMeanStd:
     if np.isfinite(statistics.mean).all() and np.isfinite(statistics.var).all():
         return statistics.copy()
     return RunningMeanStd(shape=statistics.mean.shape)
+
+
+def _put_back(statistics: RunningMeanStd, saved: RunningMeanStd) -> None:
+    """Into the object itself, which an environment for evaluation may share."""
+    statistics.mean, statistics.var, statistics.count = saved.mean.copy(), saved.var.copy(), saved.count

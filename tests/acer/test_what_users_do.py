@@ -176,3 +176,21 @@ def test_a_standard_deviation_that_is_set_reaches_the_average(space_env, tiny):
     model.policy.log_std.data.fill_(-3.0)
     model.learn(12)
     assert torch.equal(model.average_policy.log_std, model.policy.log_std)
+
+
+def test_a_standard_deviation_that_is_frozen_later_stays(space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX), learn_std=True).learn(12)
+    model.policy.log_std.requires_grad_(False)
+    before = model.policy.log_std.detach().clone()
+    model.learn(24, reset_num_timesteps=False)
+    assert torch.equal(model.policy.log_std, before) and not model.policy.log_std.requires_grad
+
+
+def test_an_exchanged_policy_is_saved_with_an_average_of_its_own(space_env, tiny, tmp_path):
+    model = tiny(space_env(VECTOR, DISCRETE)).learn(12)
+    model.policy = copy.deepcopy(model.policy)
+    with torch.no_grad():
+        model.policy.action_net.weight.add_(1.0)
+    model.save(tmp_path / "model")
+    loaded = type(model).load(tmp_path / "model")
+    assert torch.equal(loaded.average_policy.action_net.weight, loaded.policy.action_net.weight)

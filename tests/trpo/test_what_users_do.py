@@ -15,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from sb3_trpo_ext import TRPO
@@ -697,3 +698,18 @@ def test_a_method_that_is_replaced_on_the_object_is_called(space_env, tiny):
 def test_batch_norm_with_a_last_minibatch_of_one(space_env, tiny):
     settings = {"features_extractor_class": Stateful}
     tiny(space_env(VECTOR, BOX), n_steps=129, policy_kwargs=settings).learn(129)
+
+
+def test_parameters_that_are_not_finite_are_named_as_the_fault(space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX)).learn(16)
+    model.policy.value_net.bias.data.fill_(np.nan)
+    with pytest.warns(UserWarning, match="own parameters are not finite: load the last good model"):
+        model.learn(16, reset_num_timesteps=False)
+
+
+def test_statistics_that_an_evaluation_shares_recover_too(space_env, tiny):
+    train = VecNormalize(DummyVecEnv([lambda: space_env(VECTOR, BOX, bad={5: ("observation", np.nan)})]))
+    shared = train.obs_rms
+    with pytest.warns(UserWarning, match="Update skipped"):
+        tiny(train).learn(16)
+    assert train.obs_rms is shared and bool(np.isfinite(shared.mean).all())

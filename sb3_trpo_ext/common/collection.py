@@ -9,10 +9,11 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
 
 from sb3_trpo_ext.common.algorithm import Algorithm
 from sb3_trpo_ext.common.sampler import Sampler
@@ -80,7 +81,9 @@ def step_through(
     callback.update_locals({"self": model, "env": env, "rollout_buffer": buffer, "n_rollout_steps": buffer.buffer_size})
     callback.on_rollout_start()
     model._follow_policy()
-    sampler, watch, first = behaviour.sampler(), Watch(model.policy), 0
+    # Without a callback there is nobody who could write, and what a step of watching costs can be saved.
+    watched = nn.Module() if is_silent(callback) else model.policy
+    sampler, watch, first = behaviour.sampler(), Watch(watched), 0
     for n_steps in range(buffer.buffer_size):
         if watch.noticed():
             with watch.undone():
@@ -94,6 +97,11 @@ def step_through(
         behaviour.evaluate(slice(first, buffer.buffer_size))
     buffer.pos, buffer.full = buffer.buffer_size, True
     return True
+
+
+def is_silent(callback: BaseCallback) -> bool:
+    """Whether a callback is what SB3's ``learn`` makes of None."""
+    return isinstance(callback, ConvertCallback) and callback.callback is None
 
 
 def _step(

@@ -36,6 +36,7 @@ from sb3_trpo_ext.common.collection import step_through
 from sb3_trpo_ext.common.diagnostics import Logged
 from sb3_trpo_ext.common.network import PlainNetwork, actor_network
 from sb3_trpo_ext.common.threads import torch_threads
+from sb3_trpo_ext.kernels.vector import are_the_same
 
 SelfACER = TypeVar("SelfACER", bound="ACER")
 
@@ -202,8 +203,7 @@ class ACER(Algorithm[Collected]):
 
     def _attach(self) -> None:
         parameters = list(self.policy.parameters())
-        is_another = list(map(id, parameters)) != list(map(id, self._parameters))
-        if is_another:
+        if not are_the_same(parameters, self._parameters):
             self.policy.optimizer = optimizer_of(self)
             if isinstance(self.action_space, spaces.Box):
                 self.policy.log_std.requires_grad_(self.learn_std)

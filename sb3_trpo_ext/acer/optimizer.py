@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sb3_trpo_ext.kernels.vector import are_the_same
+
 if TYPE_CHECKING:
     from sb3_trpo_ext.acer.acer import ACER
 
@@ -19,7 +21,7 @@ def optimizer_of(model: "ACER") -> torch.optim.Optimizer:
     if "optimizer_class" in model.policy_kwargs:
         present = model.policy.optimizer
         has = [parameter for group in present.param_groups for parameter in group["params"]]
-        if list(map(id, has)) == list(map(id, model.policy.parameters())):
+        if are_the_same(has, model.policy.parameters()):
             return present
         kwargs: dict[str, Any] = {"lr": model.lr_schedule(1), **model.policy.optimizer_kwargs}
         return model.policy.optimizer_class(model.policy.parameters(), **kwargs)

@@ -1,6 +1,6 @@
 """A list of tensors seen as one flat vector, and the only place where parameters are written."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +10,11 @@ from torch import Tensor
 def count(tensors: Sequence[Tensor]) -> int:
     """The length of the vector that tensors make."""
     return sum(tensor.numel() for tensor in tensors)
+
+
+def are_the_same(one: Iterable[Tensor], other: Iterable[Tensor]) -> bool:
+    """Whether two lists hold the same tensors, not only equal ones, in the same order."""
+    return list(map(id, one)) == list(map(id, other))
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:

@@ -1,6 +1,5 @@
 """An SB3 actor-critic policy seen as the map θ → distribution that a trust region is about."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization
 from sb3_trpo_ext.kernels.families import Family, Gaussian
 from sb3_trpo_ext.kernels.layers import Dense
 from sb3_trpo_ext.kernels.linearize import AutogradLinearization, ConstantLinearization, Linearization
+from sb3_trpo_ext.kernels.vector import are_the_same
 from sb3_trpo_ext.trust_region.heads import Heads
 
 
@@ -56,7 +56,7 @@ class Actor:
         self.network = heads.actor_network() if fast and self.parameters else None
         # The chain lists its parameters layer by layer, with log_std first, which is the policy's own order. Where it
         # is not all of θ or more than θ, because something is frozen, the products by hand would have another length.
-        if self.network is not None and not _same(self._chain(self.network, family), self.parameters):
+        if self.network is not None and not are_the_same(self._chain(self.network, family), self.parameters):
             self.network = None
         with torch.no_grad():  # or the policy's distribution object would keep the graph, and no copy could be made
             heads.family(blank)
@@ -123,11 +123,6 @@ class Actor:
     def _chain(self, network: PlainNetwork, family: Family) -> list[Tensor]:
         """All parameters of a plain network; the log std of a Gaussian is one of its own."""
         return [*([self.policy.log_std] if isinstance(family, Gaussian) else []), *network.parameters]
-
-
-def _same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
-    """Whether two lists hold the same tensors, not only equal ones, in the same order."""
-    return list(map(id, one)) == list(map(id, other))
 
 
 def _used(candidates: list[nn.Parameter], output: Tensor) -> list[nn.Parameter]:

@@ -7,7 +7,7 @@ from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.common.network import PlainNetwork
 from sb3_trpo_ext.kernels.chain import ChainLinearization, forward
 from sb3_trpo_ext.kernels.linearize import AutogradLinearization, Linearization
-from sb3_trpo_ext.kernels.vector import flatten
+from sb3_trpo_ext.kernels.vector import are_the_same, flatten
 from sb3_trpo_ext.trust_region.actor import Actor
 
 # Arguments of Adam that ask for another form of it than the fused one.
@@ -51,7 +51,7 @@ class ValueFunction:
     def network(self) -> PlainNetwork | None:
         """w → V as a chain that is differentiated by hand; None when autograd does it."""
         plain = self._plain
-        if plain is None or list(map(id, plain.parameters)) != list(map(id, self.parameters)):
+        if plain is None or not are_the_same(plain.parameters, self.parameters):
             return None
         return plain
 

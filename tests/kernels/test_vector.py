@@ -4,13 +4,22 @@ import pytest
 import torch
 from torch import nn
 
-from sb3_trpo_ext.kernels.vector import assign, flatten, unflatten
+from sb3_trpo_ext.kernels.vector import are_the_same, assign, flatten, unflatten
 
 SHAPES = [(2, 3), (), (4,), (1, 2, 2)]
 
 
 def tensors() -> list[torch.Tensor]:
     return [torch.randn(shape) for shape in SHAPES]
+
+
+def test_the_same_tensors_are_the_objects_themselves_not_of_the_same_numbers():
+    one, two = torch.zeros(2), torch.zeros(2)
+    assert are_the_same([one, two], (one, two))
+    assert are_the_same([], iter([]))
+    assert not are_the_same([one, two], [one, one])
+    assert not are_the_same([one, two], [two, one])
+    assert not are_the_same([one], [one, two])
 
 
 def test_flatten_keeps_the_order():

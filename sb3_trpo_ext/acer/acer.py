@@ -1,7 +1,5 @@
 """ACER: the class that users construct, and what one iteration of it is."""
 
-import io
-import pathlib
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
@@ -34,6 +32,7 @@ from sb3_trpo_ext.acer.updates import Update, Updates
 from sb3_trpo_ext.common.algorithm import Algorithm
 from sb3_trpo_ext.common.collection import step_through
 from sb3_trpo_ext.common.diagnostics import Logged
+from sb3_trpo_ext.common.files import PathOrFile
 from sb3_trpo_ext.common.network import PlainNetwork, actor_network
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.vector import are_the_same
@@ -308,7 +307,7 @@ class ACER(Algorithm[Collected]):
         """As :meth:`sb3_trpo_ext.common.algorithm.Algorithm.learn`."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
-    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+    def save_replay_buffer(self, path: PathOrFile) -> None:
         """
         Save the replay buffer as a NumPy archive. What a model's own file holds does not include it.
 
@@ -317,7 +316,7 @@ class ACER(Algorithm[Collected]):
         """
         self.replay_buffer.save(path)
 
-    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+    def load_replay_buffer(self, path: PathOrFile, truncate_last_traj: bool = True) -> None:
         """
         Replace the replay buffer's contents by saved ones. The file holds numbers only; nothing in it is executed.
 

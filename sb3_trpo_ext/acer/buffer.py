@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_trpo_ext.acer import replay_file
 from sb3_trpo_ext.acer.interruption import signals_wait
 from sb3_trpo_ext.common.collection import Timeout
+from sb3_trpo_ext.common.files import PathOrFile
 
 Array: TypeAlias = NDArray[Any]
 Arrays: TypeAlias = Array | dict[str, Array]
@@ -183,7 +184,7 @@ class SequenceReplayBuffer:
         )
         return Sequences(observations if self._is_dict else observations[""], **parts, timeouts=timeouts)
 
-    def save(self, path: replay_file.Path) -> None:
+    def save(self, path: PathOrFile) -> None:
         """
         Write what is stored as a NumPy archive (npz), which holds arrays only.
 
@@ -202,7 +203,7 @@ class SequenceReplayBuffer:
         arrays["position"] = np.array(self.position)
         replay_file.write(path, arrays)
 
-    def load(self, path: replay_file.Path) -> None:
+    def load(self, path: PathOrFile) -> None:
         """
         Replace what is stored by what :meth:`save` wrote. If that is more than fits, the latest is kept.
 

@@ -1,51 +1,41 @@
 """Files of replay buffers: NumPy archives (npz), which hold arrays only; nothing in them is executed."""
 
-import io
-import pathlib
 import zipfile
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.save_util import open_path
 
-from sb3_trpo_ext.common.files import atomic_file
+from sb3_trpo_ext.common.files import PathOrFile, atomic_file, readable
 
 Array = NDArray[Any]
-Path = str | pathlib.Path | io.BufferedIOBase
 
 
-def write(path: Path, arrays: dict[str, Array]) -> None:
+def write(path: PathOrFile, arrays: dict[str, Array]) -> None:
     """
     :param path: of the file, which is as it was before or whole at every moment (see
         :func:`sb3_trpo_ext.common.files.atomic_file`); or an open binary file, which is written directly
     :param arrays: by name
     """
-    is_named = isinstance(path, (str, pathlib.Path))
-    target: Any = atomic_file(path, suffix="npz") if is_named else nullcontext(open_path(path, "w"))  # type: ignore[arg-type]
-    with target as file:
+    with atomic_file(path, suffix="npz") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes any name for that of an option
 
 
-def read(path: Path) -> dict[str, Array]:
+def read(path: PathOrFile) -> dict[str, Array]:
     """
     :param path: of the file, or an open binary file
     :return: arrays by name
     :raises ValueError: when the file is no such archive, or damaged
     """
-    file: Any = open_path(path, "r", suffix="npz")
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # what damaged files raise has no common base: ValueError, BadZipFile, zlib.error, …
-        raise ValueError(
-            f"{path} is not a replay buffer saved by ACER, or is damaged ({_what_is_wrong(file, error)})."
-        ) from error
-    finally:
-        if isinstance(path, (str, pathlib.Path)):
-            file.close()
+    with readable(path, suffix="npz") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except Exception as error:  # what damaged files raise has no common base: ValueError, BadZipFile, zlib.error, …
+            raise ValueError(
+                f"{path} is not a replay buffer saved by ACER, or is damaged ({_what_is_wrong(file, error)})."
+            ) from error
 
 
 def _what_is_wrong(file: Any, error: Exception) -> str:

@@ -1,7 +1,5 @@
 """What the algorithms of this package have in common: one iteration, from the environments to the log."""
 
-import io
-import pathlib
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -16,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.common.bad_data import GoodStatistics, is_finite, warn_of_skipped_rollout
 from sb3_trpo_ext.common.diagnostics import Logged, record
-from sb3_trpo_ext.common.files import atomic_file
+from sb3_trpo_ext.common.files import PathOrFile, atomic_file
 from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
 from sb3_trpo_ext.common.settings import Rule, check, schedule
 from sb3_trpo_ext.common.watch import Structure, align_extractors
@@ -214,7 +212,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
 
     def save(
         self,
-        path: str | pathlib.Path | io.BufferedIOBase,
+        path: PathOrFile,
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
@@ -231,18 +229,13 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         names = (name for name, kind in self.policy_aliases.items() if kind is policy_class)
         self.policy_class = next(names, policy_class)  # type: ignore[assignment]
         try:
-            if not isinstance(path, (str, pathlib.Path)):
-                super().save(path, exclude, include)
-                return
             with atomic_file(path, suffix="zip") as file:
                 super().save(file, exclude, include)
         finally:
             self.policy_class = policy_class
 
     @classmethod
-    def load(
-        cls: type[SelfAlgorithm], path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any
-    ) -> SelfAlgorithm:
+    def load(cls: type[SelfAlgorithm], path: PathOrFile, *args: Any, **kwargs: Any) -> SelfAlgorithm:
         """
         Load a model. As with SB3's, only files that you trust: what is in them besides numbers is unpickled, which can
         run any code.

@@ -1,4 +1,4 @@
-"""Writing files so that what was there before is lost only when what comes is whole."""
+"""Files given by a path or open already, written so that what was there is lost only when what comes is whole."""
 
 import io
 import os
@@ -8,10 +8,32 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
+
+from stable_baselines3.common.save_util import open_path
+
+PathOrFile = str | pathlib.Path | io.BufferedIOBase
 
 
 @contextmanager
-def atomic_file(path: str | pathlib.Path, suffix: str | None = None) -> Iterator[io.BufferedWriter]:
+def readable(path: PathOrFile, suffix: str) -> Iterator[Any]:
+    """
+    ``with readable(path) as file:`` gives an open binary file, which is closed afterwards if it was given by its path.
+
+    :param path: of the file, or an open binary file
+    :param suffix: ending without its dot, tried for a path that is not there
+    :raises OSError: as ``open`` does
+    """
+    file = open_path(path, "r", suffix=suffix)
+    try:
+        yield file
+    finally:
+        if file is not path:
+            file.close()
+
+
+@contextmanager
+def atomic_file(path: PathOrFile, suffix: str | None = None) -> Iterator[Any]:
     """
     ``with atomic_file(path) as file:`` gives an open binary file, which becomes ``path`` when the context ends well.
 
@@ -22,16 +44,20 @@ def atomic_file(path: str | pathlib.Path, suffix: str | None = None) -> Iterator
     - After an exception nothing stays behind. After SIGKILL or a power cut a file ``.sb3_trpo_ext-….tmp`` may stay.
     - Links, permissions and refusals are those of ``open(path, "wb")``: a symbolic link stays one, and what it points
       to is replaced; an existing file keeps its permissions; a file that may not be written is not replaced.
-    - What is no regular file, such as ``/dev/null`` or a pipe, cannot be replaced, and is written directly.
+    - What is no regular file, such as ``/dev/null`` or a pipe, cannot be replaced, and is written directly. So is a
+      file that is open already.
 
     The folder must be writable, because the new file is written beside the old one. Hard links to the old file keep
     the old contents.
 
-    :param path: of the file. As with SB3's ``open_path``, missing folders are made, and a folder is not replaced: the
-        file is then called ``path_2``.
+    :param path: of the file, or an open binary file. As with SB3's ``open_path``, missing folders are made, and a
+        folder is not replaced: the file is then called ``path_2``.
     :param suffix: ending without its dot, for a path that has none
     :raises OSError: as ``open`` and ``write`` do
     """
+    if not isinstance(path, (str, pathlib.Path)):
+        yield open_path(path, "w")
+        return
     path = _named(pathlib.Path(path), suffix)
     if path.exists() and not path.is_file():
         with path.open("wb") as file:

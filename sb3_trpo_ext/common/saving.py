@@ -1,8 +1,6 @@
 """What is in a saved model."""
 
-import io
 import json
-import pathlib
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -10,35 +8,33 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from stable_baselines3.common.save_util import load_from_zip_file, open_path
+from stable_baselines3.common.save_util import load_from_zip_file
 
-Path = str | pathlib.Path | io.BufferedIOBase
+from sb3_trpo_ext.common.files import PathOrFile, readable
+
 PARTS = {"data", "policy.pth", "policy.optimizer.pth"}
 
 
 @contextmanager
-def _whole_archive(path: Path, expected: str) -> Iterator[zipfile.ZipFile]:
+def _whole_archive(path: PathOrFile, expected: str) -> Iterator[zipfile.ZipFile]:
     """A model's zip file, open, of which every part has its checksum; ValueError where it is damaged or no model."""
-    file = open_path(path, "r", suffix="zip")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"bad checksum of {damaged}")
-            if missing := PARTS.difference(archive.namelist()):
-                raise zipfile.BadZipFile(f"no {', '.join(sorted(missing))} in it")
-            yield archive
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
-        raise ValueError(
-            f"{path} is not a saved model, or is damaged or cut short ({error}). Expected {expected}."
-        ) from error
-    finally:
-        if isinstance(path, (str, pathlib.Path)):
-            file.close()
-        else:
-            path.seek(0)
+    with readable(path, suffix="zip") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"bad checksum of {damaged}")
+                if missing := PARTS.difference(archive.namelist()):
+                    raise zipfile.BadZipFile(f"no {', '.join(sorted(missing))} in it")
+                yield archive
+        except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
+            raise ValueError(
+                f"{path} is not a saved model, or is damaged or cut short ({error}). Expected {expected}."
+            ) from error
+        finally:
+            file.seek(0)  # SB3 reads one that was given open once more
 
 
-def saved_settings(path: Path, algorithm: str, own: str) -> dict[str, Any]:
+def saved_settings(path: PathOrFile, algorithm: str, own: str) -> dict[str, Any]:
     """
     The saved attributes as they stand in a model's zip file, without unpickling any.
 

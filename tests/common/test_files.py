@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from sb3_trpo_ext.common.files import atomic_file
+from sb3_trpo_ext.common.files import atomic_file, readable
 
 
 def contents(folder):
@@ -26,6 +26,29 @@ def test_a_new_file_and_one_in_the_place_of_another(as_text, tmp_path):
     for data in (b"old", b"new, and longer", b""):
         write(path, data)
         assert contents(tmp_path) == {"file": data}
+
+
+def test_an_open_file_is_written_directly_and_stays_open(tmp_path):
+    with (tmp_path / "file").open("wb") as given:
+        with atomic_file(given) as file:
+            assert file is given and contents(tmp_path) == {"file": b""}
+        assert not given.closed
+        with pytest.raises(ValueError, match="writable"), (tmp_path / "file").open("rb") as other, atomic_file(other):
+            pass
+
+
+def test_reading_closes_what_it_opened_and_nothing_else(tmp_path):
+    (tmp_path / "file.end").write_bytes(b"data")
+    for path in (tmp_path / "file", str(tmp_path / "file.end")):
+        with readable(path, suffix="end") as file:
+            assert file.read() == b"data"
+        assert file.closed
+    with (tmp_path / "file.end").open("rb") as given:
+        with readable(given, suffix="end") as file:
+            assert file is given
+        assert not given.closed
+    with pytest.raises(FileNotFoundError), readable(tmp_path / "other", suffix="end"):
+        pass
 
 
 def test_until_the_end_the_old_file_is_there(tmp_path):
@@ -69,7 +92,7 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_old_file(number, tm
     (tmp_path / "file").write_bytes(b"old")
     program = """
         import signal, sys, time
-        from sb3_trpo_ext.common.files import atomic_file
+        from sb3_trpo_ext.common.files import atomic_file, readable
         signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent does with it
         with atomic_file(sys.argv[1]) as file:
             file.write(b"half of the n" * 10**5)

@@ -22,10 +22,9 @@ class Learner:
         for parameter in policy.parameters():  # or the optimizer would go on with those of layers that are now frozen
             parameter.grad = None
         self.parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-        trained = zip(average.parameters(), policy.parameters(), strict=True)
-        self._averages = [mean.detach() for mean, parameter in trained if parameter.requires_grad]
-        own = zip(average.parameters(), policy.parameters(), strict=True)
-        frozen = [(mean.detach(), one.detach()) for mean, one in own if not one.requires_grad]
+        pairs = list(zip(average.parameters(), policy.parameters(), strict=True))
+        self._averages = [mean.detach() for mean, present in pairs if present.requires_grad]
+        frozen = [(mean.detach(), present.detach()) for mean, present in pairs if not present.requires_grad]
         self._copied = [*frozen, *zip(average.buffers(), policy.buffers(), strict=True)]
         self._present = [parameter.detach() for parameter in self.parameters]
         self.n_parameters = count(self.parameters)

@@ -215,7 +215,9 @@ class ACER(Algorithm[Collected]):
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: torch.device | str = "auto"
     ) -> None:
         super().set_parameters(load_path_or_dict, exact_match, device)
-        self._learner.copy_what_is_not_averaged()
+        # Not all that is not averaged: the layers of a saved average keep the statistics they were saved with.
+        if isinstance(self.action_space, spaces.Box) and not self.learn_std:
+            self.average_policy.log_std.copy_(self.policy.log_std.detach())  # it would never follow
 
     def _usable(self, parameters: dict[str, Any]) -> dict[str, Any]:
         saved = parameters.get("policy.optimizer")

@@ -75,13 +75,7 @@ class GoodStatistics:
         self._outermost = wrapper is environment
         self._wrapper = wrapper if wrapper is not None and wrapper.training else None
         if self._wrapper is not None:
-            statistics = getattr(self._wrapper, "obs_rms", None)
-            self._of_observations: Any = (
-                {key: _usable_copy(part) for key, part in statistics.items()}
-                if isinstance(statistics, dict)
-                else statistics and _usable_copy(statistics)
-            )
-            self._of_returns = _usable_copy(self._wrapper.ret_rms)
+            self._saved = [_usable_copy(statistics) for statistics in _statistics_of(self._wrapper)]
 
     def restore(self, last_observations: Any) -> Any:
         """
@@ -94,14 +88,18 @@ class GoodStatistics:
         wrapper = self._wrapper
         if wrapper is None:
             return last_observations
-        _put_back(wrapper.ret_rms, self._of_returns)
-        if self._of_observations is not None:
-            now: Any = wrapper.obs_rms
-            parts = [(now[key], part) for key, part in self._of_observations.items()] if isinstance(now, dict) else []
-            for statistics, saved in parts or [(now, self._of_observations)]:
-                _put_back(statistics, saved)
+        for statistics, saved in zip(_statistics_of(wrapper), self._saved, strict=True):
+            _put_back(statistics, saved)
         wrapper.returns = np.nan_to_num(wrapper.returns, nan=0.0, posinf=0.0, neginf=0.0)
         return wrapper.normalize_obs(wrapper.get_original_obs()) if self._outermost else last_observations
+
+
+def _statistics_of(wrapper: VecNormalize) -> list[RunningMeanStd]:
+    """Those of the returns and, where observations are normalised, of each of their parts."""
+    of_observations: Any = getattr(wrapper, "obs_rms", None)
+    if isinstance(of_observations, dict):
+        return [wrapper.ret_rms, *of_observations.values()]
+    return [wrapper.ret_rms] if of_observations is None else [wrapper.ret_rms, of_observations]
 
 
 def _usable_copy(statistics: RunningMeanStd) -> RunningMeanStd:

@@ -34,8 +34,10 @@ def usable(
     :return: the same with the critic's part of the optimizer's state
     """
     saved, everything = parameters.get("policy.optimizer"), list(policy.parameters())
-    size = len(saved["param_groups"][0]["params"]) if saved is not None else len(critic_parameters)
-    if saved is None or size == len(critic_parameters):
+    if saved is None:
+        return parameters
+    size = len(saved["param_groups"][0]["params"])
+    if size == len(critic_parameters):
         return parameters
     if size != len(everything):
         warnings.warn(

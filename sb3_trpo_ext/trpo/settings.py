@@ -187,12 +187,14 @@ def check_preconditioner(model: "TRPO") -> None:
     :param model: that was built
     :raises ValueError: when its actor is not of the kind that a preconditioner is known for
     """
-    if model.cg_preconditioner == "kfac" and not model.actor.is_dense:
+    if model.cg_preconditioner != "kfac":
+        return
+    if not model.actor.is_dense:
         raise ValueError(
             'TRPO(cg_preconditioner="kfac") needs an actor of dense layers alone and fast=True, got a '
             f"{model.policy_class.__name__}. Set it to None."
         )
-    if model.cg_preconditioner == "kfac" and (widest := model.actor.widest) > WIDEST_FOR_KFAC:
+    if (widest := model.actor.widest) > WIDEST_FOR_KFAC:
         raise ValueError(
             f'TRPO(cg_preconditioner="kfac") inverts a matrix for each layer, as large as its inputs: at most '
             f"{WIDEST_FOR_KFAC}, got {widest}, which would take minutes for each update. Set it to None."

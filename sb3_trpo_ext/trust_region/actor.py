@@ -69,11 +69,8 @@ class Actor:
     @property
     def widest(self) -> int:
         """The most inputs or outputs that a layer of the network has; 0 without a network."""
-        return (
-            max((size for layer in self.network.layers for size in layer.weight.shape), default=0)
-            if self.network
-            else 0
-        )
+        layers = self.network.layers if self.network else ()
+        return max((size for layer in layers for size in layer.weight.shape), default=0)
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """All parameters of the policy that the actor does not use, frozen or not, in the policy's order."""

@@ -96,7 +96,7 @@ class Heads:
             family = family_of_latent(policy, policy.mlp_extractor.forward_actor(features))
             if family is not None:
                 return family
-        return family_of(self.policy.get_distribution(inputs.observations))
+        return family_of(policy.get_distribution(inputs.observations))
 
     def values(self, inputs: Inputs) -> Tensor:
         """V of n states, with its graph, shape (n, 1)."""

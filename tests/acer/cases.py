@@ -8,11 +8,26 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_trpo_ext import ACER
+from sb3_trpo_ext.acer.step import Settings
 
 VECTOR = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 DISCRETE, BOX = spaces.Discrete(3), spaces.Box(-1, 1, (2,))
 ACTIONS = {"discrete": DISCRETE, "box": BOX, "box_matrix": spaces.Box(-2, 1, (2, 2))}
+
+# What the constructor's own values are to a gradient step, with discrete actions.
+DEFAULTS = Settings(
+    gamma=0.99,
+    importance_clip=10.0,
+    bias_correction=True,
+    trust_region_delta=1.0,
+    average_policy_decay=0.99,
+    ent_coef=0.01,
+    q_coef=0.5,
+    max_grad_norm=10.0,
+    n_action_samples=5,
+    learn_std=False,
+)
 
 
 def environments(kind: type[gym.Env[Any, Any]], action: spaces.Space[Any], n: int = 2, **settings: Any) -> VecEnv:

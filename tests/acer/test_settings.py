@@ -11,8 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_trpo_ext import ACER
 from sb3_trpo_ext.acer.settings import RULES, n_statistics, step_settings
-from sb3_trpo_ext.acer.step import Settings
-from tests.acer.cases import ACTIONS, BOX, DISCRETE, VECTOR
+from tests.acer.cases import ACTIONS, BOX, DEFAULTS, DISCRETE, VECTOR
 
 WRONG = {
     "learning_rate": [-1.0, "fast", None, float("nan")],
@@ -85,20 +84,6 @@ def test_every_rule_is_tested():
 )
 def test_values_at_the_border_and_of_other_kinds_are_welcome(argument, value, space_env, tiny):
     assert getattr(tiny(space_env(VECTOR, DISCRETE), **{argument: value}), argument) is value
-
-
-DEFAULTS = Settings(
-    gamma=0.99,
-    importance_clip=10.0,
-    bias_correction=True,
-    trust_region_delta=1.0,
-    average_policy_decay=0.99,
-    ent_coef=0.01,
-    q_coef=0.5,
-    max_grad_norm=10.0,
-    n_action_samples=5,
-    learn_std=False,
-)
 
 
 @pytest.mark.parametrize(

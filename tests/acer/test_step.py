@@ -12,25 +12,14 @@ from sb3_trpo_ext.acer.batch import as_sequence_batch
 from sb3_trpo_ext.acer.buffer import Sequences
 from sb3_trpo_ext.acer.learner import Learner
 from sb3_trpo_ext.acer.losses import discrete_policy_gradient, project
-from sb3_trpo_ext.acer.step import Settings, acer_step
+from sb3_trpo_ext.acer.step import acer_step
 from sb3_trpo_ext.common.collection import Timeout
 from sb3_trpo_ext.kernels.families import Categorical
-from tests.acer.cases import BOX, DISCRETE, VECTOR
+from tests.acer.cases import BOX, DEFAULTS, DISCRETE, VECTOR
 
 ACTIONS = {"discrete": DISCRETE, "box": BOX}
 T, B = 4, 2
-SETTINGS = Settings(
-    gamma=0.99,
-    importance_clip=5.0,
-    bias_correction=True,
-    trust_region_delta=1.0,
-    average_policy_decay=0.99,
-    ent_coef=0.01,
-    q_coef=0.5,
-    max_grad_norm=10.0,
-    n_action_samples=5,
-    learn_std=False,
-)
+SETTINGS = replace(DEFAULTS, importance_clip=5.0)
 
 
 def sequences_of(action, seed=0, cuts=()):

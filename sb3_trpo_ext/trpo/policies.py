@@ -1,10 +1,11 @@
 """
 The policies that ``TRPO("MlpPolicy", …)``, ``"CnnPolicy"`` and ``"MultiInputPolicy"`` stand for.
 
-They are SB3's own, but for two things. TRPO moves whatever the actor uses by the trust-region step alone, so a
+They are SB3's own, but for three things. TRPO moves whatever the actor uses by the trust-region step alone, so a
 features extractor that is shared learns nothing from the returns, and the critic can only train what is behind it.
 For images and dictionaries, where the extractor is most of the network, each side therefore has its own by default.
-And how large the actor's last layer is at the start, which SB3 has fixed, is an argument.
+The critic starts with the value 0 everywhere: SB3's starts with values of about 1, which mean much where the returns
+are small. And how large the actor's last layer is at the start, which SB3 has fixed, is an argument.
 """
 
 from typing import Any
@@ -22,7 +23,7 @@ SB3_LAST_LAYER_GAIN = 0.01
 
 class MlpPolicy(ActorCriticPolicy):
     """
-    SB3's policy for vectors.
+    SB3's policy for vectors, with a critic that predicts 0 until it has been fitted.
 
     :param observation_space: of the environment
     :param action_space: of the environment
@@ -52,6 +53,9 @@ class MlpPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
+        with torch.no_grad():
+            for parameter in self.value_net.parameters():
+                parameter.zero_()
         if self.last_layer_gain != SB3_LAST_LAYER_GAIN:
             if not self.ortho_init:
                 raise ValueError(f"last_layer_gain={self.last_layer_gain} needs ortho_init=True")

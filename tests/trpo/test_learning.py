@@ -4,10 +4,13 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+import gymnasium as gym
 import pytest
+import torch
 from sb3_contrib import TRPO as ContribTRPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from torch.nn.utils import parameters_to_vector
 
 from sb3_trpo_ext import TRPO
 
@@ -75,3 +78,17 @@ def test_no_worse_than_sb3_contrib_over_seeds(task, steps):
         fmean(task.score(algorithm, steps, seed) for seed in range(5)) for algorithm in (TRPO, ContribTRPO)
     )
     assert ours - task.untrained > 0.9 * (contribs - task.untrained)
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_the_unit_of_the_rewards_does_not_matter(env_id, bits):
+    def learnt(scale):
+        environment = gym.wrappers.TransformReward(gym.make(env_id), lambda reward: scale * reward)
+        model = TRPO("MlpPolicy", environment, n_steps=512, seed=0, device="cpu").learn(4 * 512)
+        return parameters_to_vector(model.actor.parameters)
+
+    expected = learnt(1.0)
+    for power in (2.0**-13, 2.0**13):  # which no rounding sees
+        assert bits(learnt(power)) == bits(expected)
+    for scale in (1e-4, 1e4):
+        torch.testing.assert_close(learnt(scale), expected, rtol=1e-3, atol=1e-4)

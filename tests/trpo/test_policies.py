@@ -4,6 +4,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    MultiInputActorCriticPolicy,
+)
 
 from sb3_trpo_ext.trpo import CnnPolicy, MlpPolicy, MultiInputPolicy
 from tests.cases import ACTIONS
@@ -12,6 +17,7 @@ VECTOR = spaces.Box(-np.inf, np.inf, (4,))
 IMAGE = spaces.Box(0, 255, (3, 36, 36), np.uint8)
 DICT = spaces.Dict({"image": IMAGE, "vector": VECTOR})
 POLICIES = {"mlp": (MlpPolicy, VECTOR), "cnn": (CnnPolicy, IMAGE), "dict": (MultiInputPolicy, DICT)}
+SB3S = {"mlp": ActorCriticPolicy, "cnn": ActorCriticCnnPolicy, "dict": MultiInputActorCriticPolicy}
 
 
 @pytest.mark.parametrize("kind", POLICIES)
@@ -32,6 +38,23 @@ def test_last_layer_gain_scales_the_last_layer_alone(kind, action, tmp_path):
     torch.testing.assert_close(lengths, torch.full_like(lengths, 0.5))
     scaled.save(tmp_path / "policy")
     assert policy_class.load(tmp_path / "policy").last_layer_gain == 0.5
+
+
+@pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize("ortho_init", [True, False])
+def test_the_critic_starts_with_0_and_all_else_as_sb3_has_it(kind, ortho_init):
+    policy_class, space = POLICIES[kind]
+    torch.manual_seed(0)
+    policy = policy_class(space, ACTIONS["box"], lambda _: 1e-3, ortho_init=ortho_init)
+    torch.manual_seed(0)
+    separate = {} if kind == "mlp" else {"share_features_extractor": False}
+    sb3s = SB3S[kind](space, ACTIONS["box"], lambda _: 1e-3, ortho_init=ortho_init, **separate)
+    observations = {key: torch.as_tensor(value)[None] for key, value in DICT.sample().items()}
+    seen = {"mlp": torch.randn(1, 4), "cnn": observations["image"], "dict": observations}[kind]
+    assert policy.predict_values(seen).item() == 0
+    torch.nn.init.zeros_(sb3s.value_net.weight)
+    torch.nn.init.zeros_(sb3s.value_net.bias)
+    torch.testing.assert_close(policy.state_dict(), sb3s.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("gain", [0, -1.0, float("nan"), float("inf"), "1", None])

@@ -33,6 +33,7 @@ from sb3_trpo_ext.common.algorithm import Algorithm
 from sb3_trpo_ext.common.collection import step_through
 from sb3_trpo_ext.common.diagnostics import Logged
 from sb3_trpo_ext.common.files import PathOrFile
+from sb3_trpo_ext.common.inputs import Observations
 from sb3_trpo_ext.common.network import PlainNetwork, actor_network
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.vector import are_the_same
@@ -181,7 +182,7 @@ class ACER(Algorithm[Collected]):
         self._parameters: list[torch.nn.Parameter] = []
 
         if _init_setup_model:
-            self._setup_model()
+            self._set_up_new()
 
     def _check(self) -> None:
         settings.take_whole_numbers(self)
@@ -266,7 +267,10 @@ class ACER(Algorithm[Collected]):
         return Updates(updates, self._average_kl(rollout.seen)), {"train/ent_coef": settings.ent_coef(self)}
 
     def _run_over(self, rollout: Collected) -> None:
-        self.policy.evaluate(as_sequence_batch(rollout.seen, self.policy).observations)
+        self.policy.evaluate(self._observations_of(rollout))
+
+    def _observations_of(self, rollout: Collected) -> Observations:
+        return as_sequence_batch(rollout.seen, self.policy).states
 
     def _update(self, sequences: Sequences) -> Update:
         with torch_threads(self.num_threads, sequences.rewards.size, self._learner.n_parameters):

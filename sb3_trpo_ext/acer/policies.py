@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from sb3_trpo_ext.common.distributions import plain_distribution
 from sb3_trpo_ext.common.inputs import Observations
+from sb3_trpo_ext.common.normalization import NormalizingPolicy, features_of
 from sb3_trpo_ext.kernels.families import Categorical, Gaussian
 
 ActionFamily: TypeAlias = Categorical | Gaussian
@@ -52,9 +52,10 @@ class Evaluation(NamedTuple):
         return (self.family.logits.softmax(dim=1) * self.head).sum(dim=1)
 
 
-class MlpPolicy(ActorCriticPolicy):
+class MlpPolicy(NormalizingPolicy):
     """
-    Actor and critic of ACER. All arguments but the following are those of SB3's ``ActorCriticPolicy``.
+    Actor and critic of ACER. All arguments but the following are those of
+    :class:`~sb3_trpo_ext.common.normalization.NormalizingPolicy`.
 
     :param observation_space: of the environment
     :param action_space: Discrete, or Box with one dimension
@@ -104,10 +105,10 @@ class MlpPolicy(ActorCriticPolicy):
 
         :param observations: n of them, as the policy takes them
         """
-        features = BasePolicy.extract_features(self, observations, self.pi_features_extractor)
+        features = features_of(self, observations, self.pi_features_extractor)
         latent_pi = self.mlp_extractor.forward_actor(features)
         if not self.share_features_extractor:
-            features = BasePolicy.extract_features(self, observations, self.vf_features_extractor)
+            features = features_of(self, observations, self.vf_features_extractor)
         latent = self.mlp_extractor.forward_critic(features)
         head = self.value_net(latent)
         return Evaluation(self._family(latent_pi), head if self._is_discrete else head.squeeze(1), latent)
@@ -118,7 +119,7 @@ class MlpPolicy(ActorCriticPolicy):
 
         :param observations: n of them
         """
-        features = BasePolicy.extract_features(self, observations, self.pi_features_extractor)
+        features = features_of(self, observations, self.pi_features_extractor)
         return self._family(self.mlp_extractor.forward_actor(features))
 
     def advantages(self, latent: Tensor, actions: Tensor) -> Tensor:

@@ -9,12 +9,19 @@ import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.common.bad_data import GoodStatistics, is_finite, warn_of_skipped_rollout
 from sb3_trpo_ext.common.diagnostics import Logged, record
 from sb3_trpo_ext.common.files import PathOrFile, atomic_file
+from sb3_trpo_ext.common.inputs import Observations
+from sb3_trpo_ext.common.normalization import (
+    NormalizingPolicy,
+    check_not_normalized_twice,
+    default_of,
+    normalizer_of,
+)
 from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
 from sb3_trpo_ext.common.settings import Rule, check, schedule
 from sb3_trpo_ext.common.watch import Structure, align_extractors
@@ -49,6 +56,8 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
     OWN_SETTING: ClassVar[str]
     """One that this algorithm alone has, by which its files are known."""
     _n_skipped_updates: int = 0
+    _normalized_by_default: bool | list[str] = False
+    """The policy's ``normalize_observations`` where ``policy_kwargs`` does not say."""
 
     @abstractmethod
     def _build(self) -> None:
@@ -77,6 +86,10 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
     def _run_over(self, rollout: RolloutT) -> None:
         """Run actor and critic once over a rollout's states, so that layers with a state can update it."""
 
+    @abstractmethod
+    def _observations_of(self, rollout: RolloutT) -> Observations:
+        """Those of all its states, as they came from the environments."""
+
     # What else an algorithm may say.
     def _check(self) -> None:
         """Look at settings, spaces and policy class together, before anything is built."""
@@ -93,12 +106,22 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         """Change saved state dictionaries, given by name, so that they fit this model."""
         return parameters
 
+    def _set_up_new(self) -> None:
+        """What a constructor ends with. A loaded model has the answer in its file, and normalises nothing if not."""
+        if issubclass(self.policy_class, NormalizingPolicy):
+            self._normalized_by_default = default_of(self.observation_space, self.env)
+        self._setup_model()
+
     def _setup_model(self) -> None:
         if isinstance(self.policy_class, str):  # as it stands in our files
             self.policy_class = self._get_policy_from_name(self.policy_class)
         check(self, self.RULES)
         self._check()
+        given = self.policy_kwargs
+        if self._normalized_by_default and given.get("normalize_observations") is None:
+            self.policy_kwargs = given | {"normalize_observations": self._normalized_by_default}
         super()._setup_model()
+        self.policy_kwargs = given
         self._good_statistics = GoodStatistics()
         self._structure: Structure | None = None
         self._follow_policy()
@@ -110,12 +133,15 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         structure = Structure(self.policy)
         if structure == self._structure:
             return
+        check_not_normalized_twice(self.policy, self.env)
         training = self.policy.training
         # Looking at the policy must not move batch statistics or draw random numbers.
         self.policy.set_training_mode(False)
         self._attach()
         self.policy.set_training_mode(training)
         self._structure = Structure(self.policy)  # again, as _attach may freeze parameters
+        own = [] if (normalizer := normalizer_of(self.policy)) is None else list(normalizer.buffers())
+        self._has_layers_with_a_state = len(list(self.policy.buffers())) > len(own)
 
     def _setup_lr_schedule(self) -> None:
         self.lr_schedule = schedule(self.learning_rate)
@@ -137,7 +163,18 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_good_statistics", "_structure"]
+        return [*super()._excluded_save_params(), "_good_statistics", "_structure", "_has_layers_with_a_state"]
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Replace the environment, with the same spaces and number of environments.
+
+        :param env: as in the constructor
+        :param force_reset: start new episodes
+        :raises ValueError: when it normalises observations that the policy normalises too
+        """
+        check_not_normalized_twice(self.policy, env)
+        super().set_env(env, force_reset)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -166,15 +203,18 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
 
     def _move_statistics(self, rollout: RolloutT) -> None:
         """
-        Layers with a state of their own, such as batch or spectral normalisation, take the rollout in. They do it here
-        and nowhere else: between a rollout and the end of the update on it the policy is one and the same function.
+        Statistics of the observations, and layers with a state of their own, such as batch or spectral normalisation,
+        take the rollout in. They do it here and nowhere else: between a rollout and the end of the update on it the
+        policy is one and the same function.
         """
-        if next(self.policy.buffers(), None) is None:
-            return
-        self.policy.set_training_mode(True)
-        with torch.no_grad():
-            self._run_over(rollout)
-        self.policy.set_training_mode(False)
+        if self._has_layers_with_a_state:
+            self.policy.set_training_mode(True)
+            with torch.no_grad():
+                self._run_over(rollout)
+            self.policy.set_training_mode(False)
+        normalizer = normalizer_of(self.policy)
+        if normalizer is not None:
+            normalizer.take_in(self._observations_of(rollout))
 
     def _skip(self, bad: list[str]) -> None:
         self._n_skipped_updates += 1

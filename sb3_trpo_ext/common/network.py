@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sb3_trpo_ext.common.distributions import plain_distribution
 from sb3_trpo_ext.common.inputs import Inputs
+from sb3_trpo_ext.common.normalization import features_of
 from sb3_trpo_ext.kernels.layers import Layer, does_only_its_kinds, layers_of
 
 
@@ -57,7 +58,7 @@ class PlainNetwork:
             observations = observations.contiguous(memory_format=torch.channels_last)
             features = preprocess_obs(observations, self.policy.observation_space, self.policy.normalize_images)
         else:
-            features = BasePolicy.extract_features(self.policy, observations, self.extractor)
+            features = features_of(self.policy, observations, self.extractor)
         assert isinstance(features, Tensor)
         return features.to(self.layers[0].weight.dtype)
 

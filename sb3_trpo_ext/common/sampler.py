@@ -17,6 +17,7 @@ from torch import nn
 from sb3_trpo_ext.common.distributions import ArraySample, FloatArray, plain_distribution
 from sb3_trpo_ext.common.inputs import finite
 from sb3_trpo_ext.common.network import PlainNetwork
+from sb3_trpo_ext.common.normalization import CLIP, Normalizer, normalizer_of
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.layers import Layer, does_only_its_kinds
 from sb3_trpo_ext.kernels.vector import count
@@ -67,9 +68,10 @@ class ArraySampler:
 
     :param layers: from observations to distribution parameters, all dense
     :param sample: distribution parameters of n_envs states → one sample each
+    :param normalizer: of the observations; None for none
     """
 
-    def __init__(self, layers: list[Layer], sample: ArraySample):
+    def __init__(self, layers: list[Layer], sample: ArraySample, normalizer: Normalizer | None):
         self._weights = [
             (
                 layer.weight.detach().numpy().T.copy(),
@@ -79,20 +81,31 @@ class ArraySampler:
             for layer in layers
         ]
         self._sample = sample
+        self._moments = None if normalizer is None else normalizer.arrays()
 
     def __call__(self, observations: Any) -> NDArray[Any]:
-        output = self._network(observations.reshape(len(observations), -1).astype(np.float32))
+        rows = observations.reshape(len(observations), -1)
+        output = self._network(rows)
         if not np.isfinite(output.sum()):
-            clean = np.nan_to_num(observations.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-            output = self._network(clean.reshape(len(observations), -1))
+            output = self._network(np.nan_to_num(rows.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0))
         return self._sample(output)
 
-    def _network(self, x: FloatArray) -> FloatArray:
+    def _network(self, rows: NDArray[Any]) -> FloatArray:
+        x = self._normalized(rows)
         for weight, bias, activation in self._weights:
             x = x @ weight
             x += bias
             x = activation(x)
         return x
+
+    def _normalized(self, rows: NDArray[Any]) -> FloatArray:
+        if self._moments is None:
+            return rows.astype(np.float32)
+        mean, inverse_std = self._moments
+        x = ((rows - mean) * inverse_std).astype(np.float32)
+        if not np.isfinite(x.sum()):  # clipped, infinity would no longer be seen
+            return x
+        return np.minimum(np.maximum(x, -CLIP, out=x), CLIP, out=x)
 
 
 def sampler_of(
@@ -120,4 +133,4 @@ def sampler_of(
         or max(n_envs * layer.weight.numel() for layer in network.layers) > LARGE
     ):
         return PolicySampler(policy, n_envs, num_threads)
-    return ArraySampler(network.layers, plain.sampler(policy))
+    return ArraySampler(network.layers, plain.sampler(policy), normalizer_of(policy))

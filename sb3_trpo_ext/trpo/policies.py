@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 
+from sb3_trpo_ext.common.normalization import NormalizingPolicy
 from sb3_trpo_ext.common.settings import number
 
 SB3_LAST_LAYER_GAIN = 0.01
 
 
-class MlpPolicy(ActorCriticPolicy):
+class MlpPolicy(NormalizingPolicy):
     """
     SB3's policy for vectors, with a critic that predicts 0 until it has been fitted.
 
@@ -31,7 +31,7 @@ class MlpPolicy(ActorCriticPolicy):
     :param last_layer_gain: finite, above 0, of the orthogonal initialisation of the actor's last layer. With SB3's 0.01
         the first actions hardly depend on the observation: a Box action's mean is near 0, discrete ones are about
         equally probable
-    :param kwargs: as SB3's ``ActorCriticPolicy``
+    :param kwargs: as :class:`~sb3_trpo_ext.common.normalization.NormalizingPolicy`
     :raises ValueError: when the gain is not above 0, or is another than 0.01 without ``ortho_init``
     """
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_trpo_ext.common.algorithm import Algorithm
 from sb3_trpo_ext.common.bad_data import acting_on_finite_observations
 from sb3_trpo_ext.common.diagnostics import Logged, record
+from sb3_trpo_ext.common.inputs import Observations
 from sb3_trpo_ext.common.laps import Laps
 from sb3_trpo_ext.common.settings import schedule
 from sb3_trpo_ext.common.threads import torch_threads
@@ -250,7 +251,7 @@ class TRPO(Algorithm[Rollout]):
         self._n_line_search_failures = 0
 
         if _init_setup_model:
-            self._setup_model()
+            self._set_up_new()
             settings.warn_of_the_other_critic(settings.critic_method(self), chosen.given)
 
     def _check(self) -> None:
@@ -322,6 +323,9 @@ class TRPO(Algorithm[Rollout]):
             inputs = rollout.inputs.rows(rows)
             self.actor.heads.family(inputs)
             self.actor.heads.values(inputs)
+
+    def _observations_of(self, rollout: Rollout) -> Observations:
+        return rollout.inputs.observations
 
     def _with_earlier_rollouts(self, rollout: Rollout) -> Batch:
         """The samples of the newest rollout, and of as many before it as an update learns from."""

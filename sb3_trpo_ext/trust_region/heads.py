@@ -8,13 +8,14 @@ import torch
 from gymnasium.vector.utils import create_empty_array
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
 from sb3_trpo_ext.common.distributions import family_actions, family_of, family_of_latent, plain_distribution
 from sb3_trpo_ext.common.inputs import Inputs, each, finite
 from sb3_trpo_ext.common.network import PlainNetwork, actor_network, critic_network, has_sb3s
+from sb3_trpo_ext.common.normalization import features_of
 from sb3_trpo_ext.common.sampler import Sampler, sampler_of
 from sb3_trpo_ext.kernels.families import Family
 from sb3_trpo_ext.kernels.layers import does_only_its_kinds
@@ -92,7 +93,7 @@ class Heads:
         """
         policy = self.policy
         if all(has_sb3s(policy, method) for method in ACTING):
-            features = BasePolicy.extract_features(policy, inputs.observations, policy.pi_features_extractor)
+            features = features_of(policy, inputs.observations, policy.pi_features_extractor)
             family = family_of_latent(policy, policy.mlp_extractor.forward_actor(features))
             if family is not None:
                 return family

@@ -89,7 +89,10 @@ class Shift(Algorithm[Rewards]):
         return ({"train/mean_reward": float(mean)},)
 
     def _run_over(self, rollout):
-        self.policy.predict_values(rollout.observations.flatten(0, 1))
+        self.policy.predict_values(self._observations_of(rollout))
+
+    def _observations_of(self, rollout):
+        return rollout.observations.flatten(0, 1)
 
 
 @pytest.fixture

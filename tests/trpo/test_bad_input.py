@@ -163,10 +163,8 @@ def test_zero_advantages_leave_the_actor_bit_identical(action, normalize_advanta
     assert (bits(model.actor.critic_parameters()) == critic) == (not normalize_advantage)
 
 
-# Coins that fall surely are well within a large region.
-FAILING = [
-    (action, natural) for action in ACTIONS for natural in (True, False) if (action, natural) != ("multi_binary", True)
-]
+# Choices that are certain may be well within a large region.
+FAILING = [(action, natural) for action in ACTIONS for natural in (True, False) if "box" in action or not natural]
 
 
 @pytest.mark.parametrize(("action", "natural"), FAILING)

@@ -44,7 +44,10 @@ class Pair:
         env = Anything(ACTIONS[name])
         theirs = {"target_kl": DELTA, "cg_damping": DAMPING} | (contribs or {})
         self.contrib = ContribTRPO("MlpPolicy", env, seed=1, **(COMMON | theirs))
-        self.ours = TRPO("MlpPolicy", env, seed=2, cg_tolerance=1e-6, critic="adam", **(COMMON | ours))
+        raw = {"normalize_observations": False}
+        self.ours = TRPO(
+            "MlpPolicy", env, seed=2, cg_tolerance=1e-6, critic="adam", policy_kwargs=raw, **(COMMON | ours)
+        )
         torch.manual_seed(rng)
         state = {key: value + 0.2 * torch.randn_like(value) for key, value in self.contrib.policy.state_dict().items()}
         self.moves = []

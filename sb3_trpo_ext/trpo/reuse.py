@@ -36,6 +36,18 @@ class Earlier(NamedTuple):
     last_inputs: Inputs
 
 
+class Discounts(NamedTuple):
+    """
+    :param gamma: γ, in [0, 1]
+    :param gae_lambda: λ of the advantages, in [0, 1]
+    :param critic_gae_lambda: λ of the critic's targets, in [0, 1]
+    """
+
+    gamma: float
+    gae_lambda: float
+    critic_gae_lambda: float
+
+
 class EarlierRollouts:
     """The last few rollouts, the oldest first."""
 
@@ -64,7 +76,7 @@ class EarlierRollouts:
         self._kept = []
 
     def batch_with(
-        self, newest: Rollout, actor: Actor, critic: ValueFunction, gamma: float, gae_lambda: float, count: int
+        self, newest: Rollout, actor: Actor, critic: ValueFunction, discounts: Discounts, count: int
     ) -> Batch:
         """
         All samples as the present policy and critic see them, the newest rollout's first; it is then kept too.
@@ -72,8 +84,7 @@ class EarlierRollouts:
         :param newest: collected by the present policy
         :param actor: of the present policy
         :param critic: the present one
-        :param gamma: discount γ, in [0, 1]
-        :param gae_lambda: λ, in [0, 1]
+        :param discounts: γ and λ
         :param count: how many rollouts are kept for the updates to come
         """
         earlier = [one.rollout for one in self._kept]
@@ -83,24 +94,23 @@ class EarlierRollouts:
         log_prob = linearized.family.log_prob(actor.family_actions(actions))
         batch = replace(newest.batch(), behaviour_log_prob=log_prob[: newest.size])
         if earlier:
-            batch = batch.followed_by(self.corrected(log_prob[newest.size :], critic, gamma, gae_lambda))
+            batch = batch.followed_by(self.corrected(log_prob[newest.size :], critic, discounts))
         self.add(newest, log_prob[: newest.size], count)
         return replace(batch, linearized=linearized)
 
     @torch.no_grad()
-    def corrected(self, log_prob: Tensor, critic: ValueFunction, gamma: float, gae_lambda: float) -> Batch:
+    def corrected(self, log_prob: Tensor, critic: ValueFunction, discounts: Discounts) -> Batch:
         """
         All their samples, as the present policy π and critic V see them. With δ_t = r_t + γ V(s_{t+1}) − V(s_t) and
         w_t = min(1, π(a_t|s_t) / μ(a_t|s_t)), the advantage is
 
             Â_t = δ_t + γ λ w_{t+1} Â_{t+1},
 
-        the critic's target V(s_t) + w_t Â_t. Where π = μ this is GAE.
+        the critic's target V(s_t) + w_t Â_t, with its own λ. Where π = μ this is GAE.
 
         :param log_prob: log π(a|s) of all their samples
         :param critic: of V
-        :param gamma: discount γ, in [0, 1]
-        :param gae_lambda: λ, in [0, 1]
+        :param discounts: γ and λ
         :raises ValueError: when there is no rollout
         """
         if not self._kept:
@@ -121,8 +131,13 @@ class EarlierRollouts:
         def in_time(flat: Tensor) -> Tensor:
             return flat.reshape(-1, len(rewards)).T
 
-        # Retrace with V in the place of Q: its target is then V + Â.
-        v, traces = in_time(values), gae_lambda * in_time(weights)
-        advantages = (retrace(rewards, v, v, traces, ends, bootstraps, gamma) - v).T.flatten()
-        returns = values + weights * advantages
-        return Batch(inputs, actions, advantages, returns, values, behaviour_log_prob)
+        def advantages(gae_lambda: float) -> Tensor:
+            # Retrace with V in the place of Q: its target is then V + Â.
+            v, traces = in_time(values), gae_lambda * in_time(weights)
+            return (retrace(rewards, v, v, traces, ends, bootstraps, discounts.gamma) - v).T.flatten()
+
+        policys = critics = advantages(discounts.gae_lambda)
+        if discounts.critic_gae_lambda != discounts.gae_lambda:
+            critics = advantages(discounts.critic_gae_lambda)
+        returns = values + weights * critics
+        return Batch(inputs, actions, policys, returns, values, behaviour_log_prob)

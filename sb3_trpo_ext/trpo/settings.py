@@ -11,6 +11,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 
 from sb3_trpo_ext.common.settings import Rule, none_or, number, one_of, schedule, schedule_of, whole
 from sb3_trpo_ext.kernels.vector import count
+from sb3_trpo_ext.trpo.reuse import Discounts
 from sb3_trpo_ext.trust_region.direction import (
     Backtracking,
     Direction,
@@ -57,6 +58,7 @@ RULES = (
     Rule("batch_size", whole(1), "a whole number >= 1", "It is the critic's minibatch; 128 is usual."),
     Rule("gamma", number(0, 1), "between 0 and 1", "0.99 is usual."),
     Rule("gae_lambda", number(0, 1), "between 0 and 1", "0.95 is usual."),
+    Rule("critic_gae_lambda", none_or(number(0, 1)), "None or between 0 and 1", "None is gae_lambda."),
     Rule("cg_max_steps", whole(1), "a whole number >= 1", "10 to 25 are usual."),
     Rule("cg_damping", none_or(number(0)), "a number >= 0 or None", "None is 0.1 per dimension."),
     Rule("adaptive_damping", *_SWITCH, "False keeps cg_damping as it is."),
@@ -274,6 +276,12 @@ def trust_region(model: "TRPO") -> TrustRegion:
     if model.trust_region == "euclidean":
         return EuclideanRegion(now, reduction)
     return KLRegion(now, reduction, damping(model), model.curvature_sampling_factor)
+
+
+def discounts(model: "TRPO") -> Discounts:
+    """γ and both λ."""
+    critics = model.gae_lambda if model.critic_gae_lambda is None else model.critic_gae_lambda
+    return Discounts(model.gamma, model.gae_lambda, critics)
 
 
 def direction(model: "TRPO") -> Direction:

@@ -128,6 +128,8 @@ class TRPO(Algorithm[Rollout]):
         more closely, and its noise. None is 3.
     :param critic_max_kl: ε > 0, the size of the critic's trust region in each step. Higher follows the last rollout
         more closely. None is 0.1.
+    :param critic_gae_lambda: λ of the critic's targets, in [0, 1]. Higher means less bias and more variance of what the
+        critic learns, whatever the advantages have. None is ``gae_lambda``.
     :param rollouts_per_update: M: an update learns from the newest rollout and from the M − 1 before it, corrected for
         the policy having changed (:mod:`sb3_trpo_ext.trpo.reuse`). Take ``n_steps`` M times smaller then, and the
         critic's steps or passes: M times as many updates, each as well estimated. The rollouts are not saved with the
@@ -190,6 +192,7 @@ class TRPO(Algorithm[Rollout]):
         critic: CriticMethod | None = None,
         n_critic_steps: int | None = None,
         critic_max_kl: float | None = None,
+        critic_gae_lambda: float | None = None,
         rollouts_per_update: int = 1,
         num_threads: int | None = None,
         fast: bool = True,
@@ -244,6 +247,7 @@ class TRPO(Algorithm[Rollout]):
         self.critic = critic
         self.n_critic_steps = chosen.values["n_critic_steps"]
         self.critic_max_kl = chosen.values["critic_max_kl"]
+        self.critic_gae_lambda = critic_gae_lambda
         self.rollouts_per_update = rollouts_per_update
         self.num_threads = num_threads
         self.fast = fast
@@ -293,7 +297,9 @@ class TRPO(Algorithm[Rollout]):
             return OnPolicyAlgorithm.collect_rollouts(self, env, callback, rollout_buffer, self.n_steps)
 
     def _rollout(self) -> Rollout:
-        return Rollout.of(self.rollout_buffer, self.actor.heads, self._last_obs, self._last_episode_starts)
+        return Rollout.of(
+            self.rollout_buffer, self.actor.heads, self._last_obs, self._last_episode_starts, self.critic_gae_lambda
+        )
 
     def _improve(self, rollout: Rollout) -> Iterable[Logged | Mapping[str, float]]:
         """One iteration of TRPO (Schulman et al. 2015, section 6) on the rollout just collected."""
@@ -335,7 +341,7 @@ class TRPO(Algorithm[Rollout]):
         laps = Laps()
         with torch_threads(self.num_threads, rollout.size * (1 + len(self._earlier)), count(self.actor.parameters)):
             batch = self._earlier.batch_with(
-                rollout, self.actor, self.value_function, self.gamma, self.gae_lambda, self.rollouts_per_update - 1
+                rollout, self.actor, self.value_function, settings.discounts(self), self.rollouts_per_update - 1
             )
         laps.end("earlier_rollouts")
         record(self.logger, {f"time/{part}_seconds": seconds for part, seconds in laps.seconds.items()})

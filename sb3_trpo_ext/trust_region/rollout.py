@@ -48,6 +48,7 @@ class Rollout:
         heads: Heads,
         last_observations: Any = None,
         last_episode_starts: NDArray[Any] | None = None,
+        critic_gae_lambda: float | None = None,
     ) -> "Rollout":
         """
         :param buffer: filled, with returns and advantages computed
@@ -55,6 +56,7 @@ class Rollout:
         :param last_observations: E of them, as they came from the VecEnv after step T; None if it was not filled by
             stepping
         :param last_episode_starts: whether episodes ended with step T, shape (E,); None likewise
+        :param critic_gae_lambda: of the critic's targets; None for those that the buffer holds
         """
 
         def flat(array: NDArray[Any]) -> NDArray[Any]:
@@ -65,6 +67,7 @@ class Rollout:
         def tensor(array: NDArray[Any]) -> Tensor:
             return buffer.to_torch(flat(array), copy=False)
 
+        returns = buffer.returns if critic_gae_lambda is None else critic_targets(buffer, critic_gae_lambda)
         # SB3 draws an order of the samples here. This keeps the random numbers of what follows the same.
         np.random.permutation(buffer.buffer_size * buffer.n_envs)
         ends, last_inputs = None, None
@@ -75,7 +78,7 @@ class Rollout:
             inputs=heads.recorded(buffer, flat),
             actions=tensor(buffer.actions.astype(np.float32, copy=False)),
             advantages=tensor(buffer.advantages).flatten(),
-            returns=tensor(buffer.returns).flatten(),
+            returns=tensor(returns).flatten(),
             values=tensor(buffer.values).flatten(),
             rewards=buffer.to_torch(buffer.rewards),
             ends=ends,
@@ -96,3 +99,33 @@ class Rollout:
         parts = {"actions": self.actions, "advantages": self.advantages, "returns": self.returns}
         bad = [name for name, tensor in parts.items() if not bool(torch.isfinite(tensor).all())]
         return bad + self.inputs.not_finite()
+
+
+def critic_targets(buffer: RolloutBuffer, critic_gae_lambda: float) -> NDArray[Any]:
+    """
+    V(s_t) + Σ_l (γ λ_V)^l δ_{t+l}, within the episode: what the critic learns when its λ is not that of the advantages
+    (Aitchison and Sweetser 2022, "DNA: Proximal Policy Optimization with a Dual Network Architecture",
+    arXiv:2206.10027).
+
+    The errors δ are read off the advantages, Â_t = δ_t + γ λ Â_{t+1}, so that nobody has to know the value of the state
+    after the last step once more.
+
+    :param buffer: filled, with returns and advantages computed
+    :param critic_gae_lambda: λ_V, in [0, 1]
+    :return: as the buffer's returns are laid out
+    """
+    is_flat = buffer.generator_ready
+
+    def in_time(array: NDArray[Any]) -> NDArray[np.float64]:
+        rows = array.reshape(buffer.n_envs, buffer.buffer_size).T if is_flat else array
+        return rows.astype(np.float64)
+
+    advantages, values = in_time(buffer.advantages), in_time(buffer.values)
+    goes_on = 1.0 - buffer.episode_starts[1:]  # from step t to t + 1
+    errors = advantages.copy()
+    errors[:-1] -= buffer.gamma * buffer.gae_lambda * goes_on * advantages[1:]
+    sums = errors
+    for t in reversed(range(len(goes_on))):
+        sums[t] += buffer.gamma * critic_gae_lambda * goes_on[t] * sums[t + 1]
+    returns = (values + sums).astype(np.float32)
+    return returns.T.reshape(buffer.returns.shape) if is_flat else returns

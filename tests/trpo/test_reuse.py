@@ -13,7 +13,7 @@ from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.kernels.line_search import LineSearchResult
 from sb3_trpo_ext.trpo import trpo
-from sb3_trpo_ext.trpo.reuse import EarlierRollouts
+from sb3_trpo_ext.trpo.reuse import Discounts, EarlierRollouts
 from sb3_trpo_ext.trust_region import direction
 from sb3_trpo_ext.trust_region.critic_fit import fit_by_gradient_descent
 from sb3_trpo_ext.trust_region.direction import Backtracking, NaturalGradient
@@ -45,16 +45,16 @@ def make_rollout(model, T, E, seed, likelier):
     return Rollout(Inputs(observations), actions, nothing, nothing, nothing, rewards, ends, last), log_prob
 
 
-def corrected(model, earlier):
+def corrected(model, earlier, critics=LAMBDA):
     """All earlier samples, as the model's policy and critic see them now."""
     log_prob = [
         model.actor.family(one.rollout.inputs).log_prob(model.actor.family_actions(one.rollout.actions))
         for one in earlier._kept
     ]
-    return earlier.corrected(torch.cat(log_prob), model.value_function, GAMMA, LAMBDA)
+    return earlier.corrected(torch.cat(log_prob), model.value_function, Discounts(GAMMA, LAMBDA, critics))
 
 
-def by_definition(model, rollout, behaviour_log_prob):
+def by_definition(model, rollout, behaviour_log_prob, gae_lambda=LAMBDA):
     """Advantages and targets from sums over paths: V-trace with traces λ min(1, ρ)."""
     T, E = rollout.rewards.shape
     with torch.no_grad():
@@ -69,7 +69,7 @@ def by_definition(model, rollout, behaviour_log_prob):
             total, trace = 0.0, 1.0
             for s in range(t, T):
                 if s > t:
-                    trace *= GAMMA * LAMBDA * w[s]
+                    trace *= GAMMA * gae_lambda * w[s]
                 end = bool(rollout.ends[s, e])
                 total += trace * (float(rollout.rewards[s, e]) + (0.0 if end else GAMMA * v[s + 1]) - v[s])
                 if end:
@@ -92,6 +92,17 @@ def test_correction_equals_the_definition(likelier, space_env, tiny):
     torch.testing.assert_close(batch.returns, torch.cat([one[1] for one in expected]), rtol=1e-4, atol=1e-5)
     assert torch.equal(batch.behaviour_log_prob, torch.cat([log_prob for _, log_prob in rollouts[1:]]))
     assert torch.equal(batch.inputs.observations, torch.cat([one.inputs.observations for one, _ in rollouts[1:]]))
+
+
+def test_the_critic_may_have_a_lambda_of_its_own(space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX))
+    earlier = EarlierRollouts()
+    rollout, log_prob = make_rollout(model, 6, 3, 0, 1.0)
+    earlier.add(rollout, log_prob, 1)
+    batch = corrected(model, earlier, critics=1.0)
+    advantages, returns = by_definition(model, rollout, log_prob)[0], by_definition(model, rollout, log_prob, 1.0)[1]
+    torch.testing.assert_close(batch.advantages, advantages, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(batch.returns, returns, rtol=1e-4, atol=1e-5)
 
 
 def watched(monkeypatch, model, steps):
@@ -117,6 +128,7 @@ def test_while_nothing_changes_earlier_samples_are_what_they_were(environment, m
         "critic": "adam",
         "learning_rate": 0.0,
         "normalize_advantage": False,
+        "policy_kwargs": {"normalize_observations": False},  # or the policy would change
         "seed": 0,
         "device": "cpu",
     }
@@ -299,4 +311,4 @@ def test_spoilt_rollout_is_not_kept(space_env, tiny):
 def test_no_earlier_rollout_is_an_error(space_env, tiny):
     model = tiny(space_env(VECTOR, BOX))
     with pytest.raises(ValueError, match="no earlier rollout"):
-        model._earlier.corrected(torch.zeros(0), model.value_function, GAMMA, LAMBDA)
+        model._earlier.corrected(torch.zeros(0), model.value_function, Discounts(GAMMA, LAMBDA, LAMBDA))

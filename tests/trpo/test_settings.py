@@ -57,6 +57,7 @@ WRONG = {
     "critic": ["sgd", False],
     "n_critic_steps": [0, 2.5],
     "critic_max_kl": [0, -0.1, NAN],
+    "critic_gae_lambda": [-0.1, 1.1, "0.95"],
     "num_threads": [0, -1, 1.5, True, 10**6],
 }
 

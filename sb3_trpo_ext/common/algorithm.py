@@ -20,6 +20,7 @@ from sb3_trpo_ext.common.normalization import (
     NormalizingPolicy,
     check_not_normalized_twice,
     default_of,
+    has_statistics,
     normalizer_of,
 )
 from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
@@ -56,6 +57,8 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
     OWN_SETTING: ClassVar[str]
     """One that this algorithm alone has, by which its files are known."""
     _n_skipped_updates: int = 0
+    _timesteps_before: int = 0
+    """Environment steps before the present call of ``learn``."""
     _normalized_by_default: bool | list[str] = False
     """The policy's ``normalize_observations`` where ``policy_kwargs`` does not say."""
 
@@ -108,7 +111,8 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
 
     def _set_up_new(self) -> None:
         """What a constructor ends with. A loaded model has the answer in its file, and normalises nothing if not."""
-        if issubclass(self.policy_class, NormalizingPolicy):
+        told = self.policy_kwargs.get("normalize_observations") is not None
+        if issubclass(self.policy_class, NormalizingPolicy) and not told:
             self._normalized_by_default = default_of(self.observation_space, self.env)
         self._setup_model()
 
@@ -118,7 +122,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         check(self, self.RULES)
         self._check()
         given = self.policy_kwargs
-        if self._normalized_by_default and given.get("normalize_observations") is None:
+        if self._normalized_by_default:
             self.policy_kwargs = given | {"normalize_observations": self._normalized_by_default}
         super()._setup_model()
         self.policy_kwargs = given
@@ -160,7 +164,20 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:
             self._start_anew()
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        begun = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        self._timesteps_before = self.num_timesteps
+        return begun
+
+    def _remaining_of_this_call(self) -> float:
+        """
+        The share of this ``learn`` that lay ahead when the newest rollout began: 1 for the first of K, 1/K at last.
+
+        SB3's progress ends with 0 and goes back to earlier calls. By it the only update of ``learn(n_steps)``, which
+        many call in a loop, would always be the last one of a training.
+        """
+        total = self._total_timesteps - self._timesteps_before
+        done = self.num_timesteps - self.n_steps * self.n_envs - self._timesteps_before
+        return min(max(1 - done / total, 0.0), 1.0) if total > 0 else 1.0
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_good_statistics", "_structure", "_has_layers_with_a_state"]
@@ -200,6 +217,12 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         self._move_statistics(rollout)
         self._n_updates += 1
         record(self.logger, *results, self._counts())
+
+    def _normalize_nothing(self) -> None:
+        self._normalized_by_default = False
+        for part in vars(self).values():
+            if isinstance(part, NormalizingPolicy):
+                part.normalizer = part.normalize_observations = None
 
     def _move_statistics(self, rollout: RolloutT) -> None:
         """
@@ -292,11 +315,14 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         self, load_path_or_dict: str | dict[str, Any], exact_match: bool = True, device: torch.device | str = "auto"
     ) -> None:
         """
-        As SB3's. Of an optimizer's saved state is taken what fits.
+        As SB3's. Of an optimizer's saved state is taken what fits. Where the parameters are those of a policy that did
+        not normalise observations, this one no longer does either, unless ``policy_kwargs`` asks for it.
 
         :param load_path_or_dict: path of a zip file, or a dictionary as ``get_parameters`` returns it
         :param exact_match: require all parameters
         :param device: to load to
         """
         parameters = saved_parameters(load_path_or_dict, device)
+        if self._normalized_by_default and not has_statistics(parameters.get("policy")):
+            self._normalize_nothing()
         super().set_parameters(self._usable(parameters), exact_match, device)

@@ -185,6 +185,14 @@ def normalizer_of(policy: nn.Module) -> Normalizer | None:
     return policy.normalizer if isinstance(policy, NormalizingPolicy) else None
 
 
+def has_statistics(parameters: dict[str, Any] | None) -> bool:
+    """
+    :param parameters: state dictionary of a policy; None where nobody has one
+    :return: False for that of a policy that does not normalise
+    """
+    return parameters is None or any(name.startswith("normalizer.") for name in parameters)
+
+
 def is_normalizable(space: spaces.Space[Any]) -> bool:
     """Whether it is one of numbers whose mean says something: of floats, and no image."""
     return isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and len(space.shape) < 3

@@ -19,7 +19,8 @@ def unsaid(saved: dict[str, Any]) -> dict[str, Any]:
     """
     if "kl_reduction" not in saved:
         return {"kl_reduction": "mean", "critic": "adam"}
-    return {} if "fast" in saved else {"fast": all(saved.get(name, True) for name in OLD_FAST)}
+    unsaid: dict[str, Any] = {} if "_timesteps_before" in saved else {"_target_kl_falls": False}
+    return unsaid if "fast" in saved else unsaid | {"fast": all(saved.get(name, True) for name in OLD_FAST)}
 
 
 def usable(

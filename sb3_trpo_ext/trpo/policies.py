@@ -1,17 +1,21 @@
 """
 The policies that ``TRPO("MlpPolicy", …)``, ``"CnnPolicy"`` and ``"MultiInputPolicy"`` stand for.
 
-They are SB3's own, but for three things. TRPO moves whatever the actor uses by the trust-region step alone, so a
+They are SB3's own, but for these things. TRPO moves whatever the actor uses by the trust-region step alone, so a
 features extractor that is shared learns nothing from the returns, and the critic can only train what is behind it.
 For images and dictionaries, where the extractor is most of the network, each side therefore has its own by default.
 The critic starts with the value 0 everywhere: SB3's starts with values of about 1, which mean much where the returns
-are small. And how large the actor's last layer is at the start, which SB3 has fixed, is an argument.
+are small. The noise of Box actions starts in proportion to their range, where SB3's is 1 whatever the range. How large
+the actor's last layer is at the start, which SB3 has fixed, is an argument. And observations may be normalised inside.
 """
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 
@@ -19,6 +23,8 @@ from sb3_trpo_ext.common.normalization import NormalizingPolicy
 from sb3_trpo_ext.common.settings import number
 
 SB3_LAST_LAYER_GAIN = 0.01
+FIRST_STD = math.exp(-1)  # of the actions' noise, in units of half their range
+FAR = 1000.0  # half a range that is as good as none
 
 
 class MlpPolicy(NormalizingPolicy):
@@ -31,6 +37,8 @@ class MlpPolicy(NormalizingPolicy):
     :param last_layer_gain: finite, above 0, of the orthogonal initialisation of the actor's last layer. With SB3's 0.01
         the first actions hardly depend on the observation: a Box action's mean is near 0, discrete ones are about
         equally probable
+    :param log_std_init: logarithm of the standard deviation of Box actions at the start. None is a deviation of e⁻¹
+        times half of each action's range; with gSDE 0, as SB3's
     :param kwargs: as :class:`~sb3_trpo_ext.common.normalization.NormalizingPolicy`
     :raises ValueError: when the gain is not above 0, or is another than 0.01 without ``ortho_init``
     """
@@ -41,6 +49,7 @@ class MlpPolicy(NormalizingPolicy):
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         last_layer_gain: float = SB3_LAST_LAYER_GAIN,
+        log_std_init: float | None = None,
         **kwargs: Any,
     ):
         if not number(0, open_low=True)(last_layer_gain):
@@ -49,13 +58,17 @@ class MlpPolicy(NormalizingPolicy):
                 f"SB3's own is {SB3_LAST_LAYER_GAIN}."
             )
         self.last_layer_gain = last_layer_gain
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+        self.noise_by_bounds = log_std_init is None and not kwargs.get("use_sde", False)
+        log_std_init = 0.0 if log_std_init is None else log_std_init
+        super().__init__(observation_space, action_space, lr_schedule, log_std_init=log_std_init, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         with torch.no_grad():
             for parameter in self.value_net.parameters():
                 parameter.zero_()
+            if self.noise_by_bounds and isinstance(self.action_space, spaces.Box):
+                self.log_std.copy_(torch.as_tensor(FIRST_STD * half_range(self.action_space)).log())
         if self.last_layer_gain != SB3_LAST_LAYER_GAIN:
             if not self.ortho_init:
                 raise ValueError(f"last_layer_gain={self.last_layer_gain} needs ortho_init=True")
@@ -64,7 +77,14 @@ class MlpPolicy(NormalizingPolicy):
                     parameter.mul_(self.last_layer_gain / SB3_LAST_LAYER_GAIN)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {"last_layer_gain": self.last_layer_gain}
+        own: dict[str, Any] = {"last_layer_gain": self.last_layer_gain}
+        return super()._get_constructor_parameters() | own | ({"log_std_init": None} if self.noise_by_bounds else {})
+
+
+def half_range(space: spaces.Box) -> NDArray[np.float64]:
+    """Of each action, flat; 1 where there are no bounds, or none that say anything: equal ones, or 1000 and more."""
+    half = space.high.astype(np.float64) / 2 - space.low.astype(np.float64) / 2
+    return np.where((half > 0) & (half < FAR), half, 1.0).flatten()
 
 
 class CnnPolicy(MlpPolicy):

@@ -31,7 +31,7 @@ Region: TypeAlias = Literal["kl", "euclidean"]
 Preconditioner: TypeAlias = Literal["kfac"]
 CriticMethod: TypeAlias = Literal["trust_region", "adam"]
 
-KL_PER_DIMENSION = 0.02  # nats, of target_kl=None
+KL_PER_DIMENSION = 0.02  # nats, of target_kl=None, at the start of learn
 DAMPING_PER_DIMENSION = 0.1  # of cg_damping=None
 MAX_DAMPING_FACTOR = 1024.0  # of adaptive_damping: ten failures in a row
 FITTED: dict[CriticMethod, str] = {"trust_region": "in a trust region", "adam": "by minibatches"}
@@ -52,7 +52,7 @@ RULES = (
         "target_kl",
         none_or(schedule_of(number(0, open_low=True))),
         "a number > 0, a schedule or None",
-        f"{_SCHEDULE} None is 0.02 per dimension.",
+        f"{_SCHEDULE} None is 0.02 per dimension, falling to 0.",
     ),
     Rule("n_steps", whole(1), "a whole number >= 1", "It counts steps per environment and update."),
     Rule("batch_size", whole(1), "a whole number >= 1", "It is the critic's minibatch; 128 is usual."),
@@ -131,7 +131,7 @@ def check_spaces(model: "TRPO") -> None:
     :param model: whose settings have passed :data:`RULES`
     :raises ValueError: when there is no distribution over its actions, or not the one that is asked for
     """
-    space, log_std_init = model.action_space, model.policy_kwargs.get("log_std_init", 0.0)
+    space, log_std_init = model.action_space, model.policy_kwargs.get("log_std_init")
     if not isinstance(space, ACTION_SPACES):
         names = ", ".join(kind.__name__ for kind in ACTION_SPACES)
         raise ValueError(f"TRPO(env=...) must have an action space of type {names}, got {space}.")
@@ -145,7 +145,7 @@ def check_spaces(model: "TRPO") -> None:
             f"TRPO(use_sde=True) needs Box actions, got {space}. Leave use_sde out: the actions of other spaces are "
             "drawn from probabilities, not with noise."
         )
-    if not number(-LARGEST_LOG_STD, LARGEST_LOG_STD)(log_std_init):
+    if not none_or(number(-LARGEST_LOG_STD, LARGEST_LOG_STD))(log_std_init):
         raise ValueError(
             f"TRPO(policy_kwargs=dict(log_std_init=...)) must be between {-LARGEST_LOG_STD} and {LARGEST_LOG_STD}, got "
             f"{log_std_init!r}. It is the logarithm of a standard deviation; 0, -1 and -2 are usual."
@@ -268,14 +268,20 @@ def damping(model: "TRPO") -> float:
     return base * model._damping_factor
 
 
+def target_kl(model: "TRPO") -> float:
+    """δ as it is now."""
+    if model.target_kl is not None:
+        return schedule(model.target_kl)(model._current_progress_remaining)
+    left = model._remaining_of_this_call() if model._target_kl_falls else 1.0
+    return KL_PER_DIMENSION * dimensions_of_the_kl(model) * left
+
+
 def trust_region(model: "TRPO") -> TrustRegion:
     """The region of the update that starts now."""
-    target_kl = KL_PER_DIMENSION * dimensions_of_the_kl(model) if model.target_kl is None else model.target_kl
-    now = schedule(target_kl)(model._current_progress_remaining)
     reduction = averaged if model.kl_reduction == "mean" else summed
     if model.trust_region == "euclidean":
-        return EuclideanRegion(now, reduction)
-    return KLRegion(now, reduction, damping(model), model.curvature_sampling_factor)
+        return EuclideanRegion(target_kl(model), reduction)
+    return KLRegion(target_kl(model), reduction, damping(model), model.curvature_sampling_factor)
 
 
 def discounts(model: "TRPO") -> Discounts:

@@ -68,8 +68,8 @@ class TRPO(Algorithm[Rollout]):
     5. A rollout with NaN or infinity is skipped, counted and logged.
     6. The policy is in evaluation mode (dropout off, batch statistics fixed) during its update, as in the rollout; the
        critic too, in its trust region.
-    7. ``target_kl`` is 0.02 and ``cg_damping`` 0.1 for each action dimension unless they are given; sb3-contrib's 0.01
-       and 0.1 are for each where it averages.
+    7. ``target_kl`` begins with 0.02 for each action dimension and falls towards 0, ``cg_damping`` is 0.1 for each,
+       unless they are given; sb3-contrib's constant 0.01 and 0.1 are for each where it averages.
     8. The critic is fitted in a trust region unless observations hold images; sb3-contrib's way, which is
        ``critic="adam"``, takes many updates to reach returns far from 0.
 
@@ -99,8 +99,9 @@ class TRPO(Algorithm[Rollout]):
     :param normalize_advantage: to mean 0 and standard deviation 1, over the samples of an update
     :param target_kl: δ > 0 in nats, the size of the trust region: a number, a schedule or ``"lin_0.02"``. Higher learns
         faster until it becomes unstable. Where it is 0, as at the last update of a schedule to 0, only the critic is
-        updated. None is 0.02 for each action dimension, and 0.02 in all with
-        ``kl_reduction="mean"`` or a Euclidean region.
+        updated. None begins with 0.02 for each action dimension, or with 0.02 in all with ``kl_reduction="mean"`` or a
+        Euclidean region, and falls linearly towards 0 over each call of ``learn``: the first update of a call has all
+        of it, the last of K updates the K-th part.
     :param sub_sampling_factor: the policy's whole update (gradient, curvature and line search) uses every k-th sample
         only, as sb3-contrib's, which shuffles them first
     :param stats_window_size: episodes over which the logged return is averaged
@@ -144,6 +145,7 @@ class TRPO(Algorithm[Rollout]):
     :raises ValueError: for a value out of range, naming argument, value and remedy
     """
 
+    _target_kl_falls = True  # with target_kl=None; False in files of versions where it did not
     RULES = settings.RULES
     OWN_SETTING = "cg_max_steps"
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {

@@ -343,3 +343,19 @@ def test_models_without_statistics_go_on_without_them(tmp_path):
 def test_a_policy_by_itself_normalises_only_when_told():
     assert MlpPolicy(VECTOR, BOX, lambda _: 1e-3).normalizer is None
     assert MlpPolicy(VECTOR, BOX, lambda _: 1e-3, normalize_observations=True).normalizer is not None
+
+
+@each_algorithm
+def test_parameters_without_statistics_switch_them_off(algorithm, bits):
+    env = SpaceEnv(VECTOR, BOX)
+    raw = made(algorithm, env, policy_kwargs={"normalize_observations": False})
+    model = made(algorithm, env, seed=1).learn(16)
+    model.set_parameters(raw.get_parameters())
+    assert normalizer_of(model.policy) is None
+    rows = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    assert bits(model.predict(rows, deterministic=True)[0]) == bits(raw.predict(rows, deterministic=True)[0])
+    model.learn(16)
+    assert model.get_parameters()["policy"].keys() == raw.get_parameters()["policy"].keys()
+    asked_for = made(algorithm, env, policy_kwargs={"normalize_observations": True})
+    with pytest.raises(RuntimeError, match="normalizer"):
+        asked_for.set_parameters(raw.get_parameters())

@@ -94,16 +94,20 @@ def test_which_form_of_adam_runs_is_not_for_the_file_to_say(given, fused, build_
         assert len(ours.policy.optimizer.state) == len(group["params"]) == len(ours.actor.critic_parameters())
 
 
+CONSTANT_KL = {"_target_kl_falls": False}
+
+
 @pytest.mark.parametrize(
     ("saved", "unsaid"),
     [
         ({"target_kl": 0.01}, {"kl_reduction": "mean", "critic": "adam"}),
-        ({"kl_reduction": "sum", "fast": True}, {}),
-        ({"kl_reduction": "sum", "fast": False, "fast_kernels": True}, {}),
-        ({"kl_reduction": "sum", "fast_kernels": True, "fast_collection": True}, {"fast": True}),
-        ({"kl_reduction": "sum", "fast_kernels": True, "fast_collection": False}, {"fast": False}),
-        ({"kl_reduction": "sum", "fast_kernels": False}, {"fast": False}),
-        ({"kl_reduction": "sum"}, {"fast": True}),
+        ({"kl_reduction": "sum", "fast": True, "_timesteps_before": 0}, {}),
+        ({"kl_reduction": "sum", "fast": True}, CONSTANT_KL),
+        ({"kl_reduction": "sum", "fast": False, "fast_kernels": True}, CONSTANT_KL),
+        ({"kl_reduction": "sum", "fast_kernels": True, "fast_collection": True}, CONSTANT_KL | {"fast": True}),
+        ({"kl_reduction": "sum", "fast_kernels": True, "fast_collection": False}, CONSTANT_KL | {"fast": False}),
+        ({"kl_reduction": "sum", "fast_kernels": False}, CONSTANT_KL | {"fast": False}),
+        ({"kl_reduction": "sum"}, CONSTANT_KL | {"fast": True}),
     ],
 )
 def test_what_a_file_leaves_out(saved, unsaid):

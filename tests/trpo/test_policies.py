@@ -45,7 +45,7 @@ def test_last_layer_gain_scales_the_last_layer_alone(kind, action, tmp_path):
 def test_the_critic_starts_with_0_and_all_else_as_sb3_has_it(kind, ortho_init):
     policy_class, space = POLICIES[kind]
     torch.manual_seed(0)
-    policy = policy_class(space, ACTIONS["box"], lambda _: 1e-3, ortho_init=ortho_init)
+    policy = policy_class(space, ACTIONS["box"], lambda _: 1e-3, ortho_init=ortho_init, log_std_init=0.0)
     torch.manual_seed(0)
     separate = {} if kind == "mlp" else {"share_features_extractor": False}
     sb3s = SB3S[kind](space, ACTIONS["box"], lambda _: 1e-3, ortho_init=ortho_init, **separate)
@@ -55,6 +55,23 @@ def test_the_critic_starts_with_0_and_all_else_as_sb3_has_it(kind, ortho_init):
     torch.nn.init.zeros_(sb3s.value_net.weight)
     torch.nn.init.zeros_(sb3s.value_net.bias)
     torch.testing.assert_close(policy.state_dict(), sb3s.state_dict(), rtol=0, atol=0)
+
+
+def test_the_noise_starts_in_proportion_to_the_range_of_each_action(tmp_path):
+    far = np.finfo(np.float32).max
+    bounds = [(-1, 1), (0, 1), (-2, 6), (3, 3), (-far, far), (-np.inf, np.inf)]
+    space = spaces.Box(*np.array(bounds, np.float32).T)
+    policy = MlpPolicy(VECTOR, space, lambda _: 1e-3)
+    expected = torch.tensor([1, 0.5, 4, 1, 1, 1]) * np.exp(-1)
+    torch.testing.assert_close(policy.log_std.exp().detach(), expected)
+    with torch.no_grad():
+        policy.log_std += 1
+    policy.save(tmp_path / "policy")
+    loaded = MlpPolicy.load(tmp_path / "policy")
+    assert loaded.noise_by_bounds and torch.equal(loaded.log_std, policy.log_std)
+    given = MlpPolicy(VECTOR, space, lambda _: 1e-3, log_std_init=-2.0)
+    assert torch.equal(given.log_std, torch.full((6,), -2.0)) and not given.noise_by_bounds
+    assert float(MlpPolicy(VECTOR, space, lambda _: 1e-3, use_sde=True).log_std.abs().max()) == 0
 
 
 @pytest.mark.parametrize("gain", [0, -1.0, float("nan"), float("inf"), "1", None])

@@ -341,3 +341,50 @@ def test_search_of_an_update(make_env, tiny):
     assert settings_of.search(model) == Backtracking(0.5, 4)
     model.line_search_max_iter = 0
     assert type(settings_of.search(model)) is Unsearched
+
+
+def target_kls(model, total, **settings):
+    """Those of the updates of one call of learn, in units of what the first has at most."""
+    seen, original = [], model.train
+
+    def train():
+        original()
+        seen.append(model.logger.name_to_value["train/target_kl"] / (settings_of.KL_PER_DIMENSION * 2))
+
+    model.train = train
+    model.learn(total, **settings)
+    del model.train  # or it would be saved with the model
+    return seen
+
+
+def test_the_default_region_shrinks_over_each_call_of_learn(space_env, tiny, tmp_path):
+    model = tiny(space_env(VECTOR, BOX))  # 16 steps a rollout
+    fall = [1.0, 0.75, 0.5, 0.25]
+    assert target_kls(model, 64) == pytest.approx(fall)
+    assert target_kls(model, 64) == pytest.approx(fall)
+    assert target_kls(model, 64, reset_num_timesteps=False) == pytest.approx(fall)
+    # A call for each rollout, as in a loop that evaluates in between: the total is not known, and nothing falls.
+    assert [target_kls(model, 16, reset_num_timesteps=False)[0] for _ in range(3)] == pytest.approx([1, 1, 1])
+    assert target_kls(model, 50) == pytest.approx([1, 1 - 16 / 50, 1 - 32 / 50, 1 - 48 / 50])  # the last goes beyond
+    model.save(tmp_path / "model")
+    loaded = TRPO.load(tmp_path / "model", env=space_env(VECTOR, BOX))
+    assert target_kls(loaded, 64, reset_num_timesteps=False) == pytest.approx(fall)
+    assert all(target < 1e-3 for target in target_kls(tiny(space_env(VECTOR, BOX), target_kl=1e-6), 64))
+
+
+def test_the_default_region_of_an_earlier_file_stays_as_large(space_env, tiny, tmp_path, monkeypatch):
+    model = tiny(space_env(VECTOR, BOX))
+    monkeypatch.setattr(
+        model, "_excluded_save_params", lambda: [*TRPO._excluded_save_params(model), "_timesteps_before"]
+    )
+    model.learn(16).save(tmp_path / "model")
+    loaded = TRPO.load(tmp_path / "model", env=space_env(VECTOR, BOX))
+    assert target_kls(loaded, 64) == pytest.approx([1, 1, 1, 1])
+    loaded.save(tmp_path / "again")
+    again = TRPO.load(tmp_path / "again", env=space_env(VECTOR, BOX))
+    assert target_kls(again, 64) == pytest.approx([1, 1, 1, 1])
+
+
+def test_a_region_outside_of_learn_is_the_first_ones(space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX))
+    assert trust_region(model).target_kl == pytest.approx(2 * settings_of.KL_PER_DIMENSION)

@@ -187,7 +187,8 @@ class TrainingMode(BaseCallback):
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
 @pytest.mark.parametrize("rollouts", [1, 2])
 def test_a_callback_in_training_mode_brings_no_dropout_into_the_step(rollouts, fast, make, bits):
-    settings = {"policy_kwargs": {"features_extractor_class": Noisy}, "fast": fast, "rollouts_per_update": rollouts}
+    policy_kwargs = {"features_extractor_class": Noisy, "normalize_observations": False}
+    settings = {"policy_kwargs": policy_kwargs, "fast": fast, "rollouts_per_update": rollouts}
     models = [make(**settings).learn(N, TrainingMode(seed)) for seed in (1, 2)]
     assert bits(models[0].actor.parameters) == bits(models[1].actor.parameters)
     # And what is measured is the policy that acts.

@@ -50,11 +50,10 @@ class RunningMoments(nn.Module):
         """
         rows = rows.to(self.mean.dtype)
         n, taken = len(rows), int(self.count)
-        mean = rows.mean(dim=0)
-        m2 = (rows - mean).square().sum(dim=0)
+        variance, mean = torch.var_mean(rows, dim=0, correction=0)
         difference = mean - self.mean
         self.mean += difference * (n / (n + taken))
-        self.m2 += m2 + difference.square() * (n * taken / (n + taken))
+        self.m2 += n * variance + difference.square() * (n * taken / (n + taken))
         self.count += n
 
     @property
@@ -67,9 +66,10 @@ class RunningMoments(nn.Module):
         (x − mean) / √(variance + ε), at most 10 from 0.
 
         :param rows: shape (n, …)
+        :return: in float32, as SB3 gives observations to networks
         """
-        mean, scale = self.mean.to(rows.dtype), self.inverse_std.to(rows.dtype)
-        return ((rows - mean) * scale).clamp(-CLIP, CLIP)
+        # The difference alone needs the precision that the observations came in.
+        return (rows - self.mean.to(rows.dtype)).float().mul_(self.inverse_std.float()).clamp_(-CLIP, CLIP)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         try:

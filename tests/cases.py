@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -26,6 +27,14 @@ from sb3_trpo_ext.trust_region.heads import Heads
 SIZES = (2, 3, 4)  # of the choices of a MultiDiscrete action
 DIM = 3  # of the other actions that have several dimensions
 OBSERVATION = 3  # numbers per observation
+
+# --------------------------------------------------------------------------------------------- devices
+CUDA = pytest.param(
+    "cuda",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+)
+# The same test on both, so that it is known to be right where there is no GPU.
+each_device = pytest.mark.parametrize("device", ["cpu", CUDA])
 
 # --------------------------------------------------------------------------------------------- families
 # A reference is a list of torch distributions whose log-likelihoods, entropies and divergences add up.

@@ -13,6 +13,7 @@ from stable_baselines3.common.envs import SimpleMultiObsEnv
 # Observations and rewards that a synthetic environment draws in advance, so that a step costs next to nothing.
 BANK = 64
 NETWORKS = ((64, 64), (256, 256))
+WIDER = (512, 512)
 # sb3-contrib's defaults, said once more so that both sides get them whatever their own defaults are.
 TRAINING = {
     "cg_max_steps": 15,
@@ -94,24 +95,28 @@ class Case:
 @dataclass(frozen=True)
 class UpdateCase:
     """
-    The policy update alone, on a synthetic rollout with 17 observations and 6 continuous actions, as HalfCheetah has.
+    Updates on a synthetic rollout with 17 observations and 6 continuous actions, as HalfCheetah has.
 
     :param samples: in the rollout
     :param net_arch: widths of the hidden layers
+    :param critic: whether the critic's fit is measured too, or the policy update alone
     """
 
     samples: int
     net_arch: tuple[int, ...]
+    critic: bool = False
 
     @property
     def name(self) -> str:
-        return f"update/{_widths(self.net_arch)}/{self.samples}"
+        return f"{'whole-update' if self.critic else 'update'}/{_widths(self.net_arch)}/{self.samples}"
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """For the constructors of both sides. The critic, which is not measured, takes one cheap step."""
-        own = {"cg_max_steps": 10, "batch_size": self.samples, "n_critic_updates": 1, "n_steps": self.samples}
-        return {**TRAINING, **own, "policy_kwargs": {"net_arch": list(self.net_arch)}}
+        """For the constructors of both sides."""
+        own = {"n_steps": self.samples, "policy_kwargs": {"net_arch": list(self.net_arch)}}
+        if self.critic:  # ten passes of 16 minibatches each, which grow with the rollout, as one has them on a GPU
+            return {**TRAINING, **own, "batch_size": self.samples // 16}
+        return {**TRAINING, **own, "cg_max_steps": 10, "batch_size": self.samples, "n_critic_updates": 1}
 
     def make(self) -> gym.Env[Any, Any]:
         return RandomEnv(spaces.Box(-np.inf, np.inf, (17,)), spaces.Box(-1.0, 1.0, (6,)))
@@ -172,6 +177,21 @@ QUICK: list[Case | UpdateCase] = [
     gymnasium_case("HalfCheetah-v5", 16),
     image_case(16),
 ]
+# For a machine with a GPU.
+GPU: list[Case | UpdateCase] = [
+    *(UpdateCase(samples, net, critic=True) for net in (*NETWORKS, WIDER) for samples in (2048, 8192, 16384, 65536)),
+    image_case(),
+    image_case(2048),
+    gymnasium_case("CartPole-v1", 16),
+    gymnasium_case("CartPole-v1"),
+]
+# Those of them that are measured on the CPU beside it too: one where a GPU is sure to lose, and larger ones.
+BESIDE_GPU = (
+    "whole-update/64-64/2048",
+    "whole-update/256-256/2048",
+    "whole-update/256-256/16384",
+    "image/4env/512",
+)
 # Those whose peak memory is measured too.
 MEMORY = ("HalfCheetah-v5/1env/64-64/2048", "update/256-256/16384", "image/4env/512")
 
@@ -180,4 +200,4 @@ def by_name(name: str) -> Case | UpdateCase:
     """
     :param name: of a case in ``CASES`` or ``QUICK``
     """
-    return next(case for case in (*CASES, *QUICK) if case.name == name)
+    return next(case for case in (*CASES, *QUICK, *GPU) if case.name == name)

@@ -23,38 +23,45 @@ Document = dict[str, Any]
 
 def draw(document: Document, path: Path) -> None:
     """
-    One column for each number of threads: above, the ratios of the training cases; below, the policy update's time
-    against the number of samples.
+    One column for each device and number of threads: above, the ratios of the training cases and of whole updates;
+    below, the policy update's time against the number of samples.
 
     :param document: as ``speed`` writes it
     :param path: of the PNG to write
     """
-    threads = sorted({result["threads"] for result in document["results"]})
+    places = list(dict.fromkeys(map(_place, document["results"])))
     training = [result for result in document["results"] if not result["case"].startswith("update/")]
     updates = [result for result in document["results"] if result["case"].startswith("update/")]
-    if not threads:
+    if not places:
         return
     cases = list(dict.fromkeys(result["case"] for result in training))
     heights = [1.2 + 0.42 * len(cases)] * bool(training) + [4.2] * bool(updates)
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(WIDTH * len(threads) + 1.5, sum(heights) + 0.6), layout="constrained")
-        axes = figure.subplots(len(heights), len(threads), squeeze=False, sharey="row", height_ratios=heights)
-        for column, count in enumerate(threads):
+        figure = Figure(figsize=(WIDTH * len(places) + 1.5, sum(heights) + 0.6), layout="constrained")
+        axes = figure.subplots(len(heights), len(places), squeeze=False, sharey="row", height_ratios=heights)
+        for column, place in enumerate(places):
             panels = [row[column] for row in axes]
             if training:
-                _ratios(panels.pop(0), [one for one in training if one["threads"] == count], cases)
+                _ratios(panels.pop(0), [one for one in training if _place(one) == place], cases)
             if updates:
-                _costs(panels.pop(0), [one for one in updates if one["threads"] == count])
-            axes[0][column].set_title(f"{count} thread" + "s" * (count > 1), loc="left", fontweight="bold")
+                _costs(panels.pop(0), [one for one in updates if _place(one) == place])
+            axes[0][column].set_title(place, loc="left", fontweight="bold")
         figure.suptitle(_caption(document), fontsize=9, color="#555555")
         figure.savefig(path, dpi=120)
+
+
+def _place(result: Document) -> str:
+    """Where it was measured."""
+    threads = f"{result['threads']} thread" + "s" * (result["threads"] > 1)
+    return threads if result["device"] == "cpu" else str(result["device"])
 
 
 def _ratios(axes: Axes, results: list[Document], cases: list[str]) -> None:
     """A row for each case, a dot with its range for each part."""
     for i, (part, colour) in enumerate(COLOURS.items()):
         offset = (i - (len(COLOURS) - 1) / 2) * 0.17
-        summaries = [(cases.index(one["case"]) + offset, one["parts"][part]) for one in results]
+        rows = [(cases.index(one["case"]) + offset, one["parts"]) for one in results]
+        summaries = [(row, parts[part]) for row, parts in rows if part in parts]
         axes.errorbar(
             [summary["ratio"] for _, summary in summaries],
             [row for row, _ in summaries],
@@ -130,6 +137,7 @@ def _caption(document: Document) -> str:
     parts = [
         document["command"],
         f"{machine['cpu']}, {machine['cores']} cores",
+        machine.get("gpu", ""),
         f"sb3-contrib {versions.get('sb3-contrib')}, torch {versions.get('torch')}",
         f"commit {document['commit']}" if document["commit"] else "",
         f"load {document['load_average']} at the start",

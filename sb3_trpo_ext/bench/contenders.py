@@ -47,6 +47,13 @@ class Span(NamedTuple):
         return self.end - self.start
 
 
+def now() -> float:
+    """``time.perf_counter`` once the GPU, if one is in use, has done all that it was told to."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class Stopwatch:
     """Notes when methods of chosen objects are called."""
 
@@ -61,9 +68,9 @@ class Stopwatch:
         method = getattr(owner, name)
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
+            started = now()
             result = method(*args, **kwargs)
-            self.spans[name].append(Span(started, time.perf_counter()))
+            self.spans[name].append(Span(started, now()))
             return result
 
         setattr(owner, name, watched)
@@ -77,11 +84,18 @@ class Contender:
     :param model: with an environment of its own
     :param watch: on its methods ``collect_rollouts`` and ``train`` at least
     :param split: the contender after an update → seconds of the update's parts
+    :param settings: what the model was constructed with
     """
 
     model: OnPolicyAlgorithm
     watch: Stopwatch
     split: Callable[["Contender"], Seconds]
+    settings: dict[str, Any]
+
+    @property
+    def does_the_same_work(self) -> bool:
+        """Whether :func:`match_steps` is for it."""
+        return SAME_WORK.items() <= self.settings.items()
 
 
 def environment(case: Case | UpdateCase) -> DummyVecEnv:
@@ -93,44 +107,59 @@ def environment(case: Case | UpdateCase) -> DummyVecEnv:
     return DummyVecEnv([lambda: Monitor(case.make())] * getattr(case, "n_envs", 1))
 
 
-def contrib(case: Case | UpdateCase, seed: int) -> Contender:
+def contrib(case: Case | UpdateCase, seed: int, device: str = "cpu") -> Contender:
     """
     sb3-contrib's TRPO.
 
     :param case: settings
     :param seed: of everything
+    :param device: of the policy
     """
-    contender = _contender(sb3_contrib.TRPO, case, seed, _split_contrib, {})
+    contender = _contender(sb3_contrib.TRPO, case, seed, device, _split_contrib, case.arguments)
     contender.watch.watch(contender.model, "hessian_vector_product")
     contender.watch.watch(contender.model.rollout_buffer, "get")
     return contender
 
 
-def ours(case: Case | UpdateCase, seed: int, **variant: Any) -> Contender:
+def ours(case: Case | UpdateCase, seed: int, device: str = "cpu", **variant: Any) -> Contender:
     """
     This package's TRPO, made to do the same work.
 
     :param case: settings
     :param seed: of everything
+    :param device: of the policy
     :param variant: settings in which it differs
     """
-    return _contender(sb3_trpo_ext.TRPO, case, seed, _split_ours, {**SAME_WORK, **variant})
+    settings = {**case.arguments, **SAME_WORK, **variant}
+    return _contender(sb3_trpo_ext.TRPO, case, seed, device, _split_ours, settings)
+
+
+def ours_by_default(case: Case | UpdateCase, seed: int, device: str = "cpu") -> Contender:
+    """
+    This package's TRPO as it is without settings: other steps, and another fit of the critic.
+
+    :param case: rollout and networks
+    :param seed: of everything
+    :param device: of the policy
+    """
+    settings = {name: case.arguments[name] for name in ("n_steps", "policy_kwargs")}
+    return _contender(sb3_trpo_ext.TRPO, case, seed, device, _split_ours, settings)
 
 
 def _contender(
     algorithm: type[OnPolicyAlgorithm],
     case: Case | UpdateCase,
     seed: int,
+    device: str,
     split: Callable[[Contender], Seconds],
-    own: dict[str, Any],
+    settings: dict[str, Any],
 ) -> Contender:
-    arguments: dict[str, Any] = {**case.arguments, **own}
-    model = algorithm(getattr(case, "policy", "MlpPolicy"), environment(case), seed=seed, device="cpu", **arguments)
+    model = algorithm(getattr(case, "policy", "MlpPolicy"), environment(case), seed=seed, device=device, **settings)
     model.set_logger(Logger(folder=None, output_formats=[]))
     watch = Stopwatch()
     watch.watch(model, "collect_rollouts")
     watch.watch(model, "train")
-    return Contender(model, watch, split)
+    return Contender(model, watch, split, settings)
 
 
 @contextmanager
@@ -157,9 +186,9 @@ def train_once(contender: Contender, seed: int) -> Seconds:
     np.random.seed(seed)
     contender.watch.spans.clear()
     with undisturbed():
-        started = time.perf_counter()
+        started = now()
         model.learn(model.n_steps * model.n_envs, reset_num_timesteps=False)
-        seconds = time.perf_counter() - started
+        seconds = now() - started
     (rollout,), (update,) = (contender.watch.spans[name] for name in ("collect_rollouts", "train"))
     parts = {"rollout": rollout.seconds, **contender.split(contender), "update": update.seconds}
     return {**parts, "end to end": seconds}
@@ -195,26 +224,28 @@ def prepare(contenders: list[Contender], seed: int) -> None:
     observations = generator.standard_normal((n, *(space.shape or ()))).astype(np.float32)
     torch.manual_seed(seed)
     with torch.no_grad():
-        actions, values, log_probs = first.policy(torch.as_tensor(observations))
+        asked = first.policy(torch.as_tensor(observations, device=first.device))
+        actions, values, log_probs = (answer.cpu().numpy() for answer in asked)
     advantages = generator.standard_normal((n, 1)).astype(np.float32)
     for contender in contenders:
         contender.model.policy.load_state_dict(first.policy.state_dict())
         buffer = contender.model.rollout_buffer
         buffer.observations[:, 0] = observations
-        buffer.actions[:, 0] = actions.numpy()
-        buffer.values[:] = values.numpy()
-        buffer.log_probs[:, 0] = log_probs.numpy()
+        buffer.actions[:, 0] = actions
+        buffer.values[:] = values
+        buffer.log_probs[:, 0] = log_probs
         buffer.advantages[:] = advantages
         buffer.returns[:] = buffer.values + advantages
         buffer.pos, buffer.full = n, True
 
 
-def update_once(contender: Contender) -> Seconds:
+def update_once(contender: Contender, critic: bool = False) -> Seconds:
     """
     One update on the prepared rollout; afterwards the policy is what it was.
 
     :param contender: that :func:`prepare` has seen
-    :return: part → seconds, without the critic
+    :param critic: whether the critic's fit counts, alone and in the whole update
+    :return: part → seconds
     """
     model = contender.model
     start = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
@@ -223,7 +254,8 @@ def update_once(contender: Contender) -> Seconds:
         model.train()
     parts = contender.split(contender)
     model.policy.load_state_dict(start)
-    return {name: seconds for name, seconds in parts.items() if name != "critic"}
+    seconds = parts.pop("critic")
+    return {**parts, "critic": seconds, "update": parts["policy update"] + seconds} if critic else parts
 
 
 def _split_contrib(contender: Contender) -> Seconds:
@@ -264,14 +296,14 @@ def _fisher_product_seconds(model: OnPolicyAlgorithm) -> float:
     batch = Rollout.of(model.rollout_buffer, model.actor.heads).batch().every(model.curvature_sampling_factor)
     family, linearization = model.actor.linearize(batch.inputs)
     fisher = Fisher(linearization, family, model.logger.name_to_value["train/cg_damping"])
-    vector = torch.randn(sum(parameter.numel() for parameter in model.actor.parameters))
+    vector = torch.randn(sum(parameter.numel() for parameter in model.actor.parameters), device=model.device)
     spans = []
     with undisturbed(), torch_threads(model.num_threads, len(family.statistics[0]), len(vector)):
         fisher @ vector
         for _ in range(PRODUCTS):
-            started = time.perf_counter()
+            started = now()
             fisher @ vector
-            spans.append(time.perf_counter() - started)
+            spans.append(now() - started)
     return median(spans)
 
 

@@ -36,16 +36,18 @@ class Timing:
 @dataclass(frozen=True)
 class Measurement:
     """
-    A case with one number of threads.
+    A case on one device, with one number of threads.
 
     :param case: its name
     :param threads: of torch
     :param samples: per update
     :param parts: part of training → its times
-    :param cg_steps: steps of the conjugate gradient that both took, one for each turn
+    :param cg_steps: steps of the conjugate gradient that ours took, one for each turn; where the work is the same,
+        sb3-contrib's took as many
     :param environment: seconds that the environments alone take for a rollout, one for each turn; empty where they are
         synthetic
-    :param settings: what ours was constructed with; sb3-contrib's got those that it knows
+    :param settings: what ours was constructed with; sb3-contrib's got those of the case that it knows
+    :param device: of both policies
     """
 
     case: str
@@ -55,11 +57,12 @@ class Measurement:
     cg_steps: tuple[int, ...]
     environment: tuple[float, ...]
     settings: dict[str, Any]
+    device: str = "cpu"
 
     @property
     def label(self) -> str:
-        """Name of the case and number of threads."""
-        return f"{self.case}/{self.threads}thread"
+        """Name of the case, and number of threads or the device that is not the CPU."""
+        return f"{self.case}/{self.threads}thread" if self.device == "cpu" else f"{self.case}/{self.device}"
 
     @property
     def turns(self) -> int:
@@ -81,7 +84,9 @@ class Measurement:
     def document(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
+            "label": self.label,
             "case": self.case,
+            "device": self.device,
             "threads": self.threads,
             "samples": self.samples,
             "turns": self.turns,

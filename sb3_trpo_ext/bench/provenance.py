@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 PACKAGES = ("sb3-trpo-ext", "sb3-contrib", "stable-baselines3", "torch", "numpy", "gymnasium", "mujoco", "box2d")
 IDLE = 0.3  # load average up to which a machine counts as idle
 
@@ -26,6 +28,7 @@ def provenance(command: str) -> dict[str, Any]:
             "cpu": cpu_model(),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "system": f"{platform.system()} {platform.machine()}",
+            **gpu(),
         },
         "load_average": load_average(),
     }
@@ -53,6 +56,23 @@ def cpu_model() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def gpu() -> dict[str, str | None]:
+    """The graphics processor that torch takes first, its driver, and torch's CUDA; empty when there is none."""
+    if not torch.cuda.is_available():
+        return {}
+    return {"gpu": torch.cuda.get_device_name(), "driver": _driver(), "cuda": torch.version.cuda}
+
+
+def _driver() -> str | None:
+    """As NVIDIA's own program names it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return next(iter(told.split()), None)
 
 
 def load_average() -> float | None:

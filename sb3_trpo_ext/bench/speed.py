@@ -9,12 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sb3_trpo_ext.bench import chart
-from sb3_trpo_ext.bench.cases import CASES, MEMORY, QUICK, Case, UpdateCase
+from sb3_trpo_ext.bench.cases import BESIDE_GPU, CASES, GPU, MEMORY, QUICK, Case, UpdateCase
 from sb3_trpo_ext.bench.measurement import Measurement
 from sb3_trpo_ext.bench.memory import PeakMemory, peak_memory
 from sb3_trpo_ext.bench.provenance import command_line, provenance, warn_if_busy
-from sb3_trpo_ext.bench.turns import NO_TIME, SEED, measure
+from sb3_trpo_ext.bench.turns import NO_TIME, SEED, Setting, measure
 
 QUICK_REPEATS, REPEATS = 3, 5
 # --quick promises a minute: no case begins after this many seconds, each takes a few.
@@ -29,8 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="print the names of the cases and end")
     parser.add_argument("--repeats", type=positive, help=f"turns of each case (default {REPEATS})")
     parser.add_argument("--threads", type=positive, nargs="+", help="torch threads, one run with each (default 1 2)")
+    parser.add_argument("--device", nargs="+", metavar="DEVICE", help="cpu or cuda, one run on each (default cpu)")
+    parser.add_argument("--seconds", type=positive, help="no case begins later, and what there is is written")
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="folder for speed.json and speed.png")
-    parser.add_argument("--quick", action="store_true", help="a few cases, within a minute")
+    suite = parser.add_mutually_exclusive_group()
+    suite.add_argument("--quick", action="store_true", help="a few cases, within a minute")
+    suite.add_argument("--gpu", action="store_true", help="cases for a GPU (default --device cuda cpu), few on the CPU")
 
 
 def positive(text: str) -> int:
@@ -50,34 +56,59 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
     """
     started = time.perf_counter()
     try:
-        chosen = select(QUICK if options.quick and not options.cases else CASES, options.cases)
+        chosen = select(GPU if options.gpu else QUICK if options.quick and not options.cases else CASES, options.cases)
+        if options.list:
+            print("\n".join(case.name for case in chosen))
+            return
+        settings = settings_of(options, chosen)
     except ValueError as error:
         sys.exit(str(error))
-    if options.list:
-        print("\n".join(case.name for case in chosen))
-        return
     repeats = options.repeats or (QUICK_REPEATS if options.quick else REPEATS)
-    threads = options.threads or ([1] if options.quick else [1, 2])
     origin = provenance(command_line(arguments))
     warn_if_busy(origin["load_average"])
     warnings.filterwarnings("ignore", module="gymnasium")
     print(json.dumps(origin, indent=1))
 
-    last_start = started + QUICK_LAST_START if options.quick else float("inf")
-    measurements, skipped = measure(chosen, threads, repeats, show_measurement, last_start)
-    memory, late = measure_memory([case.name for case in chosen if case.name not in skipped], last_start)
-    skipped |= late
-    for name, reason in skipped.items():
+    document: dict[str, Any] = {**origin, "repeats": repeats, "seed": SEED, "results": [], "memory": [], "skipped": {}}
+
+    def keep(measurement: Measurement) -> None:
+        """What there is stays, whatever happens later."""
+        show_measurement(measurement)
+        document["results"].append(measurement.document())
+        write_document(document, options.out)
+
+    last_start = started + (options.seconds or (QUICK_LAST_START if options.quick else float("inf")))
+    _, skipped = measure(settings, repeats, keep, last_start)
+    on_cpu = dict.fromkeys(one.case.name for one in settings if one.device == "cpu" and one.name not in skipped)
+    memory, late = measure_memory(() if options.gpu else on_cpu, last_start)
+    document["skipped"] = skipped | late
+    for name, reason in document["skipped"].items():
         print(f"\n{name} was skipped: {reason}")
-    document = {
-        **origin,
-        "repeats": repeats,
-        "seed": SEED,
-        "results": [measurement.document() for measurement in measurements],
-        "memory": [one.document() for one in memory],
-        "skipped": skipped,
-    }
+    document["memory"] = [one.document() for one in memory]
     write_figures(document, options.out)
+
+
+def settings_of(options: argparse.Namespace, chosen: list[Case | UpdateCase]) -> list[Setting]:
+    """
+    What is measured, in this order.
+
+    :param options: parsed
+    :param chosen: cases; with ``--gpu`` all on the first device, on others only those of ``BESIDE_GPU``
+    :raises ValueError: when a device is not there
+    """
+    devices = options.device or (["cuda", "cpu"] if options.gpu else ["cpu"])
+    threads = options.threads or ([1] if options.quick or options.gpu else [1, 2])
+    for device in devices:
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"--device {device}: torch finds no CUDA here. Give --device cpu")
+    return [
+        Setting(case, device, count)
+        for device in devices
+        # The threads of the CPU make no difference to a GPU.
+        for count in (threads if device == "cpu" else threads[:1])
+        for case in chosen
+        if not options.gpu or device == devices[0] or case.name in BESIDE_GPU
+    ]
 
 
 def select(cases: list[Case | UpdateCase], wanted: list[str] | None) -> list[Case | UpdateCase]:
@@ -119,13 +150,15 @@ def show_measurement(measurement: Measurement) -> None:
 
     :param measurement: to print
     """
-    print(f"\n{measurement.case}, {measurement.threads} thread(s), median of {measurement.turns} turns")
+    where = f"{measurement.threads} thread(s)" if measurement.device == "cpu" else measurement.device
+    print(f"\n{measurement.case}, {where}, median of {measurement.turns} turns")
     print(f"  {'part':20}{'sb3-contrib':>13}{'ours':>13}{'ratio':>9}   lowest – highest")
     for name, timing in measurement.parts.items():
         row = timing.summary()
         times = f"{row['contrib_seconds'] * 1e3:10.2f} ms{row['ours_seconds'] * 1e3:10.2f} ms"
         print(f"  {name:20}{times}{row['ratio']:9.2f}   {row['lowest']:.2f} – {row['highest']:.2f}")
-    print(f"  steps of CG in each turn, the same on both sides: {', '.join(map(str, measurement.cg_steps))}")
+    steps = ", ".join(map(str, measurement.cg_steps))
+    print(f"  steps of our CG in each turn, and of sb3-contrib's where the work is the same: {steps}")
     microseconds = measurement.environment_microseconds
     if microseconds is not None:
         over = measurement.over_environment()
@@ -147,6 +180,15 @@ def show_memory(memory: PeakMemory) -> None:
     )
 
 
+def write_document(document: dict[str, Any], out: Path) -> None:
+    """
+    :param document: ready for JSON
+    :param out: folder for ``speed.json``
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "speed.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
 def write_figures(document: dict[str, Any], out: Path) -> None:
     """
     Write the figures and their chart. The last line that is printed has the ratios alone, as JSON.
@@ -154,8 +196,7 @@ def write_figures(document: dict[str, Any], out: Path) -> None:
     :param document: ready for JSON
     :param out: folder for both files
     """
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "speed.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_document(document, out)
     chart.draw(document, out / "speed.png")
     print(f"\nWrote speed.json and speed.png to {out}")
     print(json.dumps(ratios(document)))
@@ -168,7 +209,7 @@ def ratios(document: dict[str, Any]) -> dict[str, dict[str, float]]:
     :param document: as it is written
     """
     found = {
-        f"{result['case']}/{result['threads']}thread": {
+        result["label"]: {
             **{part: summary["ratio"] for part, summary in result["parts"].items()},
             **{f"ours over environment: {part}": ratio for part, ratio in result["ours_over_environment"].items()},
         }

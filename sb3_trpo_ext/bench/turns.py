@@ -4,64 +4,82 @@ Measures cases: both sides do the same work in turns, in one process, so that a 
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import gymnasium as gym
 import torch
 
 from sb3_trpo_ext.bench.cases import GYMNASIUM, Case, UpdateCase
 from sb3_trpo_ext.bench.contenders import (
-    SAME_WORK,
     VARIANTS,
+    Contender,
     Seconds,
     contrib,
     environment,
     environment_seconds,
     match_steps,
     ours,
+    ours_by_default,
     prepare,
     train_once,
     update_once,
 )
 from sb3_trpo_ext.bench.measurement import Measurement, Timing
 
-NO_TIME = "no time left; run without --quick, or with --cases"
+NO_TIME = "no time left; run without --quick, with more --seconds, or with --cases"
+NO_MEMORY = "the GPU's memory is too small for it"
 SEED = 0
 
 
+class Setting(NamedTuple):
+    """
+    :param case: to measure
+    :param device: of both policies
+    :param threads: of torch
+    """
+
+    case: Case | UpdateCase
+    device: str = "cpu"
+    threads: int = 1
+
+    @property
+    def name(self) -> str:
+        """Of the case, and the device if it is not the CPU."""
+        return self.case.name if self.device == "cpu" else f"{self.case.name}/{self.device}"
+
+
 def measure(
-    cases: Iterable[Case | UpdateCase],
-    threads: list[int],
+    settings: Iterable[Setting],
     repeats: int,
     show: Callable[[Measurement], None],
     last_start: float = float("inf"),
 ) -> tuple[list[Measurement], dict[str, str]]:
     """
-    :param cases: one after the other
-    :param threads: each case once with each of these
+    :param settings: one after the other
     :param repeats: turns that count
     :param show: called with each measurement as it comes
-    :param last_start: on ``time.perf_counter``; no case begins later
-    :return: measurements; name of a case that was left out → why
+    :param last_start: on ``time.perf_counter``; no case begins later, and no turn but the first that counts
+    :return: measurements; name of what was left out → why
     """
     measurements, skipped = [], {}
     before = torch.get_num_threads()
     try:
-        for count in threads:
-            torch.set_num_threads(count)
-            for case in cases:
-                reason = why_skipped(case, last_start)
-                if reason:
-                    skipped[case.name] = reason
-                    continue
-                if isinstance(case, UpdateCase):
-                    new = compare_updates(case, count, repeats)
-                else:
-                    new = compare_training(case, count, repeats)
-                for measurement in new:
-                    show(measurement)
-                measurements += new
+        for setting in settings:
+            torch.set_num_threads(setting.threads)
+            reason = why_skipped(setting.case, last_start)
+            if reason:
+                skipped[setting.name] = reason
+                continue
+            compare = compare_updates if isinstance(setting.case, UpdateCase) else compare_training
+            try:
+                new = compare(setting, repeats, last_start)
+            except torch.OutOfMemoryError:
+                skipped[setting.name] = NO_MEMORY
+                continue
+            for measurement in new:
+                show(measurement)
+            measurements += new
     finally:
         torch.set_num_threads(before)
     return measurements, skipped
@@ -93,55 +111,99 @@ def can_make(case: Case | UpdateCase) -> bool:
     return True
 
 
-def compare_training(case: Case, threads: int, repeats: int) -> list[Measurement]:
+def compare_training(setting: Setting, repeats: int, last_start: float = float("inf")) -> list[Measurement]:
     """
     Train both sides in turns.
 
-    :param case: to measure
-    :param threads: of torch
+    :param setting: to measure, of a :class:`Case`
     :param repeats: turns that count; one more warms up
+    :param last_start: as in :func:`measure`
     """
-    theirs, mine = contrib(case, SEED), ours(case, SEED)
+    case = setting.case
+    assert isinstance(case, Case)
+    theirs, mine = (side(case, SEED, setting.device) for side in (contrib, ours))
     alone = environment(case) if case.environment in GYMNASIUM else None
     turns: dict[str, list[Seconds]] = defaultdict(list)
     floor, steps = [], []
-    for turn in range(repeats + 1):
+    for turn in turns_in_time(repeats, last_start):
         turns["contrib"].append(train_once(theirs, seed=turn))
         steps.append(match_steps(theirs, mine))
         turns["ours"].append(train_once(mine, seed=turn))
         if alone is not None:
             floor.append(environment_seconds(alone, case.samples // case.n_envs))
-    parts = timings(turns["contrib"][1:], turns["ours"][1:])
-    settings = {**case.arguments, **SAME_WORK}
-    return [Measurement(case.name, threads, case.samples, parts, tuple(steps[1:]), tuple(floor[1:]), settings)]
+    return [measurement(setting, case.name, mine, turns["contrib"], turns["ours"], steps, floor)]
 
 
-def compare_updates(case: UpdateCase, threads: int, repeats: int) -> list[Measurement]:
+def compare_updates(setting: Setting, repeats: int, last_start: float = float("inf")) -> list[Measurement]:
     """
-    Update the same policy on the same rollout in turns, ours once as sb3-contrib does and once for each variant.
+    Update the same policy on the same rollout in turns, ours once as sb3-contrib does and once for each variant: for
+    whole updates that is the one without settings.
 
-    :param case: to measure
-    :param threads: of torch
+    :param setting: to measure, of an :class:`UpdateCase`
     :param repeats: turns that count; one more warms up
+    :param last_start: as in :func:`measure`
     """
-    variants: dict[str, dict[str, Any]] = {"": {}, **VARIANTS}
-    theirs = contrib(case, SEED)
-    mine = {name: ours(case, SEED, **variant) for name, variant in variants.items()}
+    case, device = setting.case, setting.device
+    assert isinstance(case, UpdateCase)
+    theirs, mine = contrib(case, SEED, device), {"": ours(case, SEED, device)}
+    if case.critic:
+        mine["defaults"] = ours_by_default(case, SEED, device)
+    else:
+        mine |= {name: ours(case, SEED, device, **variant) for name, variant in VARIANTS.items()}
     prepare([theirs, *mine.values()], SEED)
     turns: dict[str, list[Seconds]] = defaultdict(list)
     steps: dict[str, list[int]] = defaultdict(list)
-    for _ in range(repeats + 1):
-        turns["contrib"].append(update_once(theirs))
+    for _ in turns_in_time(repeats, last_start):
+        turns["contrib"].append(update_once(theirs, case.critic))
         for name, side in mine.items():
-            steps[name].append(match_steps(theirs, side))
-            turns[name].append(update_once(side))
-    measurements = []
-    for name, variant in variants.items():
-        label = "/".join(filter(None, (case.name, name)))
-        parts = timings(turns["contrib"][1:], turns[name][1:])
-        settings = {**case.arguments, **SAME_WORK, **variant}
-        measurements.append(Measurement(label, threads, case.samples, parts, tuple(steps[name][1:]), (), settings))
-    return measurements
+            if side.does_the_same_work:
+                match_steps(theirs, side)
+            turns[name].append(update_once(side, case.critic))
+            steps[name].append(int(side.model.logger.name_to_value["train/cg_steps"]))
+    return [
+        measurement(
+            setting, "/".join(filter(None, (case.name, name))), side, turns["contrib"], turns[name], steps[name]
+        )
+        for name, side in mine.items()
+    ]
+
+
+def turns_in_time(repeats: int, last_start: float) -> Iterator[int]:
+    """
+    Numbers of the turns: one that warms up, one that counts, and as many more as there is time for.
+
+    :param repeats: turns that count, at most
+    :param last_start: on ``time.perf_counter``
+    """
+    for turn in range(repeats + 1):
+        if turn > 1 and time.perf_counter() > last_start:
+            return
+        yield turn
+
+
+def measurement(
+    setting: Setting,
+    name: str,
+    mine: Contender,
+    contrib: list[Seconds],
+    ours: list[Seconds],
+    steps: list[int],
+    floor: Sequence[float] = (),
+) -> Measurement:
+    """
+    What the turns after the first say.
+
+    :param setting: that was measured
+    :param name: of the case, with that of the variant
+    :param mine: our side
+    :param contrib: for each turn: part → seconds
+    :param ours: the same
+    :param steps: of our conjugate gradient, for each turn
+    :param floor: seconds of the environments alone, for each turn; empty where they are not measured
+    """
+    parts = timings(contrib[1:], ours[1:])
+    own = (tuple(steps[1:]), tuple(floor[1:]), mine.settings, setting.device)
+    return Measurement(name, setting.threads, setting.case.samples, parts, *own)
 
 
 def timings(contrib: list[Seconds], ours: list[Seconds]) -> dict[str, Timing]:

@@ -17,10 +17,12 @@ from sb3_trpo_ext.bench.contenders import (
     environment_seconds,
     match_steps,
     ours,
+    ours_by_default,
     prepare,
     train_once,
     update_once,
 )
+from tests.cases import each_device
 
 PARTS = ["rollout", "gradient", "one Fisher product", "CG", "line search", "policy update", "critic", "update"]
 
@@ -59,9 +61,12 @@ def test_the_same_seed_gives_both_the_same_rollout_and_nearly_the_same_step():
     torch.testing.assert_close(one, other, rtol=0.02, atol=1e-3)
 
 
-@pytest.mark.parametrize("side", [contrib, ours])
-def test_parts_are_there_and_add_up(side):
-    parts = train_once(side(TINY, 0), seed=0)
+@each_device
+@pytest.mark.parametrize("side", [contrib, ours, ours_by_default])
+def test_parts_are_there_and_add_up(side, device):
+    contender = side(TINY, 0, device)
+    assert contender.model.policy.device.type == device
+    parts = train_once(contender, seed=0)
     assert list(parts) == [*PARTS, "end to end"]
     assert all(seconds > 0 for seconds in parts.values())
     assert parts["gradient"] + parts["CG"] + parts["line search"] == pytest.approx(parts["policy update"])
@@ -69,15 +74,32 @@ def test_parts_are_there_and_add_up(side):
     assert parts["rollout"] + parts["update"] <= parts["end to end"]
 
 
+@each_device
 @pytest.mark.parametrize("side", [contrib, ours])
-def test_an_update_leaves_the_policy_as_it_was(side):
-    contender = side(TINY_UPDATE, 0)
+def test_an_update_leaves_the_policy_as_it_was(side, device):
+    contender = side(TINY_UPDATE, 0, device)
     prepare([contender], seed=0)
     before = {name: tensor.clone() for name, tensor in contender.model.policy.state_dict().items()}
     parts = update_once(contender)
     assert "critic" not in parts
     assert "rollout" not in parts
     assert all(torch.equal(before[name], tensor) for name, tensor in contender.model.policy.state_dict().items())
+
+
+@pytest.mark.parametrize("side", [contrib, ours, ours_by_default])
+def test_a_whole_update_has_the_critic_in_it(side):
+    contender = side(UpdateCase(64, (4,), critic=True), 0)
+    prepare([contender], seed=0)
+    parts = update_once(contender, critic=True)
+    assert parts["critic"] > 0 and parts["update"] == parts["policy update"] + parts["critic"]
+
+
+def test_the_defaults_are_ours_and_nothing_is_matched():
+    mine = ours_by_default(UpdateCase(64, (4,), critic=True), 0)
+    assert mine.settings == {"n_steps": 64, "policy_kwargs": {"net_arch": [4]}}
+    assert (mine.model.critic, mine.model.cg_max_steps) == (None, 15)  # None: the one that suits the observations
+    assert not mine.does_the_same_work and not contrib(TINY, 0).does_the_same_work
+    assert ours(TINY, 0).does_the_same_work and ours(TINY, 0, curvature_sampling_factor=2).does_the_same_work
 
 
 def test_all_are_prepared_alike():
@@ -95,7 +117,7 @@ def test_the_parts_of_contrib_come_from_the_moments_of_its_calls():
     watch.spans["hessian_vector_product"] = [Span(11, 12), Span(13, 14), Span(15, 18)]
     watch.spans["get"] = [Span(10, 10), Span(20, 20), Span(25, 25)]
     theirs = contrib(TINY, 0)
-    assert theirs.split(Contender(theirs.model, watch, theirs.split)) == {
+    assert theirs.split(Contender(theirs.model, watch, theirs.split, {})) == {
         "gradient": 1,
         "one Fisher product": 1,
         "CG": 7,

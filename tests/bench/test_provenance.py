@@ -1,8 +1,11 @@
 """What a figure carries, and what it must not."""
 
 import shlex
+import subprocess
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from sb3_trpo_ext.bench import provenance
 
@@ -34,3 +37,15 @@ def test_code_versions_machine_and_load_are_told():
     assert document.keys() == {"command", "commit", "versions", "machine", "load_average"}
     assert {"python", "torch", "sb3-contrib", "stable-baselines3"} <= document["versions"].keys()
     assert document["machine"]["cores"] >= 1 and document["machine"]["cpu"]
+
+
+def test_a_gpu_is_told_with_its_driver(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a graphics processor")
+    program = SimpleNamespace(stdout="580.1\n580.1\n")
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: program)
+    assert provenance.gpu() == {"gpu": "a graphics processor", "driver": "580.1", "cuda": torch.version.cuda}
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: open("/no such program"))
+    assert provenance.gpu()["driver"] is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert provenance.gpu() == {}

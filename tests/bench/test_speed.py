@@ -1,5 +1,6 @@
 """The command: its figures, files and last line, and what it says when an option is wrong."""
 
+import argparse
 import json
 import socket
 import subprocess
@@ -7,12 +8,14 @@ import sys
 import time
 
 import pytest
+import torch
 
-from sb3_trpo_ext.bench import speed
+from sb3_trpo_ext.bench import speed, turns
 from sb3_trpo_ext.bench.__main__ import main
+from sb3_trpo_ext.bench.cases import BESIDE_GPU, GPU
 from sb3_trpo_ext.bench.measurement import Measurement, Timing
 from sb3_trpo_ext.bench.memory import PeakMemory
-from sb3_trpo_ext.bench.speed import measure_memory, ratios, show_measurement
+from sb3_trpo_ext.bench.speed import add_arguments, measure_memory, ratios, settings_of, show_measurement
 
 
 def test_writes_figures_chart_and_last_line(tmp_path, capsys):
@@ -59,6 +62,55 @@ def test_a_printed_measurement(capsys):
     assert "environment alone" not in capsys.readouterr().out
 
 
+def settings_for(*options, cases=GPU):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return [(one.name, one.threads) for one in settings_of(parser.parse_args(options), cases)]
+
+
+def test_a_gpu_gets_all_cases_and_the_cpu_beside_it_few(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    expected = [(f"{case.name}/cuda", 1) for case in GPU] + [(name, n) for n in (1, 8) for name in BESIDE_GPU]
+    assert settings_for("--gpu", "--threads", "1", "8") == expected
+    assert settings_for("--gpu", "--device", "cpu") == [(case.name, 1) for case in GPU]
+
+
+def test_devices_are_measured_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    name = GPU[0].name
+    assert settings_for(cases=GPU[:1]) == [(name, 1), (name, 2)]
+    assert settings_for("--device", "cuda", "cpu", cases=GPU[:1]) == [(f"{name}/cuda", 1), (name, 1), (name, 2)]
+
+
+def test_a_device_that_is_not_there_is_named_before_anything_begins(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="--device cuda: torch finds no CUDA here"):
+        main(["speed", "--device", "cuda"])
+
+
+def test_what_was_measured_is_written_whatever_happens_later(tmp_path, monkeypatch):
+    compare = turns.compare_updates
+
+    def breaks(setting, *arguments):
+        if setting.case.samples == 8192:
+            raise KeyboardInterrupt
+        return compare(setting, *arguments)
+
+    monkeypatch.setattr(turns, "compare_updates", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        main(["speed", "--gpu", "--device", "cpu", "--repeats", "1", "--out", str(tmp_path)])
+    document = json.loads((tmp_path / "speed.json").read_text())
+    cases = [result["case"] for result in document["results"]]
+    assert cases == ["whole-update/64-64/2048", "whole-update/64-64/2048/defaults"]
+
+
+def test_seconds_end_the_run(tmp_path):
+    main(["speed", "--cases", "update", "--threads", "1", "--repeats", "9", "--seconds", "1", "--out", str(tmp_path)])
+    document = json.loads((tmp_path / "speed.json").read_text())
+    assert document["results"][0]["turns"] < 9
+    assert "more --seconds" in document["skipped"]["update/256-256/65536"]
+
+
 def test_lists_the_cases(capsys):
     main(["speed", "--list", "--cases", "hopper"])
     lines = capsys.readouterr().out.split()
@@ -71,6 +123,8 @@ def test_lists_the_cases(capsys):
     [
         (["--cases", "Hoper"], "--cases Hoper is in the name of no case. There are: HalfCheetah"),
         (["--repeats", "0"], "--repeats: must be a whole number from 1, got '0'"),
+        (["--seconds", "0"], "--seconds: must be a whole number from 1, got '0'"),
+        (["--gpu", "--quick"], "argument --quick: not allowed with argument --gpu"),
         (["--threads", "one"], "--threads: must be a whole number from 1, got 'one'"),
     ],
 )

@@ -522,26 +522,6 @@ def test_policy_with_an_unknown_distribution_is_refused(space_env, tiny):
         tiny(space_env(VECTOR, BOX), StrangePolicy)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("observation", OBSERVATIONS)
-@pytest.mark.parametrize("action", ACTIONS)
-def test_every_cell_on_cuda(action, observation, space_env, tiny, tmp_path):
-    policy, observation_space = OBSERVATIONS[observation]
-    model = tiny(space_env(observation_space, ACTIONS[action]), policy, device="cuda").learn(32)
-    assert all(parameter.is_cuda for parameter in model.policy.parameters())
-    assert model.logger.name_to_value["train/update_status"] in (
-        StepStatus.ACCEPTED.code,
-        StepStatus.LINE_SEARCH_FAILED.code,
-    )
-    model.save(tmp_path / "model")
-    observations = model.get_env().reset()
-    expected = model.predict(observations, deterministic=True)[0]
-    for device in ("cuda", "cpu"):
-        loaded = TRPO.load(tmp_path / "model", device=device)
-        np.testing.assert_allclose(loaded.predict(observations, deterministic=True)[0], expected, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [IdentityEnvBox, lambda: gym.make("CartPole-v1")], ids=["identity", "cartpole"])
 def test_longer_training_repeats_bit_for_bit(make, tiny, bits):

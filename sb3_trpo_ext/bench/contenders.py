@@ -24,8 +24,9 @@ from sb3_trpo_ext.kernels.fisher import Fisher
 from sb3_trpo_ext.trust_region.rollout import Rollout
 
 # The same work: as many steps of the conjugate gradient as `match_steps` says, whatever the residual, sb3-contrib's
-# meaning of target_kl and cg_damping, and its critic.
+# meaning of target_kl and cg_damping, its critic, observations as they are and its noise.
 SAME_WORK = {"cg_tolerance": 0.0, "kl_reduction": "mean", "critic": "adam"}
+SAME_POLICY = {"normalize_observations": False, "log_std_init": 0.0}
 # Ours with other settings, against sb3-contrib's all the same: suffix of the case's name → settings.
 VARIANTS = {"curvature-thinned-10": {"curvature_sampling_factor": 10}}
 PRODUCTS = 5  # Fisher products of ours that are timed after each update; sb3-contrib's are timed in its CG
@@ -131,6 +132,7 @@ def ours(case: Case | UpdateCase, seed: int, device: str = "cpu", **variant: Any
     :param variant: settings in which it differs
     """
     settings = {**case.arguments, **SAME_WORK, **variant}
+    settings["policy_kwargs"] = {**SAME_POLICY, **settings["policy_kwargs"]}
     return _contender(sb3_trpo_ext.TRPO, case, seed, device, _split_ours, settings)
 
 
@@ -228,7 +230,8 @@ def prepare(contenders: list[Contender], seed: int) -> None:
         actions, values, log_probs = (answer.cpu().numpy() for answer in asked)
     advantages = generator.standard_normal((n, 1)).astype(np.float32)
     for contender in contenders:
-        contender.model.policy.load_state_dict(first.policy.state_dict())
+        # Where ours normalises observations, its statistics are not among sb3-contrib's parameters.
+        contender.model.policy.load_state_dict(first.policy.state_dict(), strict=False)
         buffer = contender.model.rollout_buffer
         buffer.observations[:, 0] = observations
         buffer.actions[:, 0] = actions

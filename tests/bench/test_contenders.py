@@ -49,7 +49,7 @@ def test_both_take_as_many_steps_of_the_conjugate_gradient(limit):
 
 def test_the_same_seed_gives_both_the_same_rollout_and_nearly_the_same_step():
     theirs, mine = contrib(TINY, 0), ours(TINY, 0)
-    mine.model.set_parameters(theirs.model.get_parameters())  # ours starts with other values and less noise
+    mine.model.set_parameters(theirs.model.get_parameters())  # ours starts with the value 0
     train_once(theirs, seed=0)
     match_steps(theirs, mine)
     train_once(mine, seed=0)

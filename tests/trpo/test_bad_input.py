@@ -241,7 +241,11 @@ OVERFLOWS = {
     "learning_rate": ({}, {"critic": "adam", "learning_rate": lambda progress: 1e-3 if progress == 1 else NAN}),
     "squared_gradients": (
         {"observations": spaces.Box(1e5, 2e5, (3,)), "scale": 1e17},
-        {"critic": "adam", "policy_kwargs": {"activation_fn": nn.ReLU}, "gamma": 0.0},
+        {
+            "critic": "adam",
+            "policy_kwargs": {"activation_fn": nn.ReLU, "normalize_observations": False},
+            "gamma": 0.0,
+        },
     ),
 }
 

@@ -300,8 +300,9 @@ def test_frozen_parameters_stay(variant, space_env, tiny, bits):
 
 def test_construction_leaves_batch_statistics_and_random_numbers_alone(space_env, tiny, bits):
     """Looking for the actor's parameters is no training: same policy, same random stream as SB3's own constructor."""
-    policy_kwargs = {"net_arch": [8], **extractor(Extractor, False)["policy_kwargs"]}
-    ours = tiny(space_env(VECTOR, BOX), policy_kwargs=policy_kwargs)
+    policy_kwargs = {"net_arch": [8], "log_std_init": 0.0, **extractor(Extractor, False)["policy_kwargs"]}
+    raw = {"normalize_observations": False}
+    ours = tiny(space_env(VECTOR, BOX), policy_kwargs=policy_kwargs | raw)
     after_ours = torch.get_rng_state()
     theirs = sb3_contrib.TRPO("MlpPolicy", space_env(VECTOR, BOX), policy_kwargs=policy_kwargs, seed=0, device="cpu")
     for parameter in theirs.policy.value_net.parameters():
@@ -482,7 +483,7 @@ def test_predict_with_a_single_observation_and_its_probabilities(space_env, tiny
 
 
 SQUASHED = {
-    "gsde": {"use_sde": True, "policy_kwargs": {"squash_output": True}},
+    "gsde": {"use_sde": True, "policy_kwargs": {"squash_output": True, "normalize_observations": False}},
     "gaussian": {"policy": Squashed},
 }
 

@@ -11,6 +11,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_trpo_ext.acer import settings
@@ -270,7 +271,7 @@ class ACER(Algorithm[Collected]):
         self.policy.evaluate(self._observations_of(rollout))
 
     def _observations_of(self, rollout: Collected) -> Observations:
-        return as_sequence_batch(rollout.seen, self.policy).states
+        return obs_as_tensor(rollout.seen.states(), self.device)
 
     def _update(self, sequences: Sequences) -> Update:
         with torch_threads(self.num_threads, sequences.rewards.size, self._learner.n_parameters):

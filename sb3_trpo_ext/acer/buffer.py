@@ -42,6 +42,16 @@ class Sequences:
     dones: Array
     timeouts: tuple[Timeout, ...] = ()
 
+    def states(self) -> Arrays:
+        """The N = T · B states in which actions were taken, shape (N, …), or a dictionary of such."""
+
+        def flat(array: Array) -> Array:
+            return array[:-1].reshape(-1, *array.shape[2:])
+
+        if isinstance(self.observations, dict):
+            return {key: flat(array) for key, array in self.observations.items()}
+        return flat(self.observations)
+
     def not_finite(self) -> list[str]:
         """
         The names of the parts that hold NaN or infinity, also if only as float32, in which policies compute; empty when

@@ -59,7 +59,9 @@ class RunningMoments(nn.Module):
     @property
     def inverse_std(self) -> Tensor:
         """1 / √(variance + ε); 1 as long as nothing was taken in."""
-        return (self.m2 / self.count + EPSILON).rsqrt() if int(self.count) else torch.ones_like(self.m2)
+        # Without a branch in Python, so that an exported policy can be given other statistics.
+        variance = self.m2 / self.count.clamp(min=1) + EPSILON
+        return torch.where(self.count > 0, variance, 1.0).rsqrt()
 
     def forward(self, rows: Tensor) -> Tensor:
         """

@@ -154,6 +154,28 @@ def test_fast_collection_takes_the_same_trajectory(n_envs):
         np.testing.assert_allclose(one.reshape(other.shape), other, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+class Acting(torch.nn.Module):
+    """What is exported of a policy: observations → actions without noise."""
+
+    def __init__(self, policy):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, observations):
+        return self.policy._predict(observations, deterministic=True)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_an_exported_policy_normalises_too(trained):
+    model = made(TRPO, SpaceEnv(spaces.Box(-9, 99, (3,)), BOX))
+    if trained:
+        model.learn(32)
+    model.policy.set_training_mode(False)
+    first, rows = torch.rand(1, 3), 90 * torch.rand(7, 3)
+    exported = torch.jit.trace(Acting(model.policy), first)
+    torch.testing.assert_close(exported(rows).detach().numpy(), model.predict(rows.numpy(), deterministic=True)[0])
+
+
 # --------------------------------------------------------------------------------------------- when they move
 class Watching(BaseCallback):
     """Notes the statistics at every hook."""

@@ -49,8 +49,8 @@ def judge(stored: list[Result], fresh: list[Result]) -> Verdict:
     label = stored[0].run.label
     rows = {
         str(task): (
-            interquartile_mean([before.finals(label, task)]),
-            interquartile_mean([now.finals(label, task)]).value,
+            interquartile_mean([before.returns(label, task)]),
+            interquartile_mean([now.returns(label, task)]).value,
         )
         for task in before.tasks
     }

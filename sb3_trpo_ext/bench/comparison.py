@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from sb3_trpo_ext.bench.algorithms import ALGOS, BASELINE
 from sb3_trpo_ext.bench.results import Result
 from sb3_trpo_ext.bench.statistics import Estimate, probability_of_improvement
 from sb3_trpo_ext.bench.suites import SCALE, SUITES, Task, normalised
+
+# The return of the last training episodes, with the noise of exploration, or of the policy without it after training.
+Kind: TypeAlias = Literal["training", "deterministic"]
 
 
 @dataclass(frozen=True)
@@ -46,29 +50,37 @@ class Comparison:
         """
         return [one for one in self.results if (one.run.label, one.run.task) == (label, task)]
 
-    def finals(self, label: str, task: Task) -> list[float]:
-        """The returns at the end of training, one for each seed."""
-        return [one.final for one in self.runs(label, task)]
+    def returns(self, label: str, task: Task, kind: Kind = "training") -> list[float]:
+        """
+        :param label: of a column
+        :param task: of a row
+        :param kind: of policy
+        :return: one for each seed, but those that were not evaluated without noise
+        """
+        runs = self.runs(label, task)
+        return [one.final for one in runs] if kind == "training" else [one.evaluated for one in runs if one.evaluation]
 
-    def shared(self, *labels: str) -> tuple[Task, ...]:
+    def shared(self, *labels: str, kind: Kind = "training") -> tuple[Task, ...]:
         """
         :param labels: every one by default
-        :return: tasks that all of them have runs of, and that have a scale: what can be averaged
+        :param kind: of policy
+        :return: tasks that all of them have returns of, and that have a scale: what can be averaged
         """
         return tuple(
             task
             for task in self.tasks
-            if task.environment in SCALE and all(self.runs(label, task) for label in labels or self.labels)
+            if task.environment in SCALE and all(self.returns(label, task, kind) for label in labels or self.labels)
         )
 
-    def scores(self, label: str, tasks: Iterable[Task] | None = None) -> list[list[float]]:
+    def scores(self, label: str, tasks: Iterable[Task] | None = None, kind: Kind = "training") -> list[list[float]]:
         """
         :param label: of a column
         :param tasks: with a scale; the shared ones by default
+        :param kind: of policy
         :return: tasks; of each the label's returns on the tasks' common scale
         """
-        chosen = self.shared() if tasks is None else tasks
-        return [[normalised(task.environment, one) for one in self.finals(label, task)] for task in chosen]
+        chosen = self.shared(kind=kind) if tasks is None else tasks
+        return [[normalised(task.environment, one) for one in self.returns(label, task, kind)] for task in chosen]
 
 
 def _rank(label: str) -> int:
@@ -76,11 +88,12 @@ def _rank(label: str) -> int:
     return ALGOS.index(label) if label in ALGOS else len(ALGOS)
 
 
-def improvements(comparison: Comparison) -> dict[tuple[str, Task | None], Estimate]:
+def improvements(comparison: Comparison, kind: Kind = "training") -> dict[tuple[str, Task | None], Estimate]:
     """
     Probability of improvement over the baseline.
 
     :param comparison: of labels
+    :param kind: of policy
     :return: label and task → estimate; the task None for all that both have
     """
     found: dict[tuple[str, Task | None], Estimate] = {}
@@ -88,12 +101,12 @@ def improvements(comparison: Comparison) -> dict[tuple[str, Task | None], Estima
         both = [
             task
             for task in comparison.tasks
-            if comparison.runs(label, task) and comparison.runs(comparison.baseline, task)
+            if comparison.returns(label, task, kind) and comparison.returns(comparison.baseline, task, kind)
         ]
         if label == comparison.baseline or not both:
             continue
-        ours = [comparison.finals(label, task) for task in both]
-        theirs = [comparison.finals(comparison.baseline, task) for task in both]
+        ours = [comparison.returns(label, task, kind) for task in both]
+        theirs = [comparison.returns(comparison.baseline, task, kind) for task in both]
         for task, x, y in zip(both, ours, theirs, strict=True):
             found[label, task] = probability_of_improvement([x], [y])
         found[label, None] = probability_of_improvement(ours, theirs)

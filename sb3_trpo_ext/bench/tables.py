@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from sb3_trpo_ext.bench.algorithms import shown
-from sb3_trpo_ext.bench.comparison import Comparison, improvements
+from sb3_trpo_ext.bench.comparison import Comparison, Kind, improvements
 from sb3_trpo_ext.bench.formatting import NOTHING, Table, bracketed, figure, grid, spread
 from sb3_trpo_ext.bench.results import Result
 from sb3_trpo_ext.bench.statistics import interquartile_mean
@@ -22,12 +22,22 @@ def tables(comparison: Comparison) -> list[Table]:
     found = [
         return_table(comparison),
         interquartile_table(comparison),
-        evaluation_table(comparison),
         improvement_table(comparison),
+        evaluation_table(comparison),
+        interquartile_table(comparison, "deterministic"),
+        improvement_table(comparison, "deterministic"),
         variant_table(comparison),
         speed_table(comparison),
     ]
     return [one for one in found if one is not None]
+
+
+def titled(title: str, kind: Kind) -> str:
+    """
+    :param title: of a table of returns of training
+    :param kind: of policy that it is about
+    """
+    return title if kind == "training" else f"Deterministic policy: {title[0].lower()}{title[1:]}"
 
 
 def return_table(comparison: Comparison) -> Table:
@@ -37,24 +47,26 @@ def return_table(comparison: Comparison) -> Table:
     return Table(
         "Return at the end of training",
         "Mean ± standard deviation over seeds of the last 100 training episodes' mean return, un-normalised.",
-        by_task(comparison, lambda label, task: spread(comparison.finals(label, task))),
+        by_task(comparison, lambda label, task: spread(comparison.returns(label, task))),
     )
 
 
-def interquartile_table(comparison: Comparison) -> Table:
+def interquartile_table(comparison: Comparison, kind: Kind = "training") -> Table:
     """
     :param comparison: of at least one label
+    :param kind: of policy
     """
 
     def cell(label: str, task: Task) -> str:
-        finals = comparison.finals(label, task)
-        return bracketed(interquartile_mean([finals])) if finals else NOTHING
+        returns = comparison.returns(label, task, kind)
+        return bracketed(interquartile_mean([returns])) if returns else NOTHING
 
     overall = None
-    if comparison.shared():
-        overall = {label: bracketed(interquartile_mean(comparison.scores(label))) for label in comparison.labels}
+    if comparison.shared(kind=kind):
+        means = {label: interquartile_mean(comparison.scores(label, kind=kind)) for label in comparison.labels}
+        overall = {label: bracketed(mean) for label, mean in means.items()}
     return Table(
-        "Interquartile mean",
+        titled("Interquartile mean", kind),
         "Of the same returns, with 95 % stratified bootstrap interval. All tasks together: each return scaled so "
         "that 0 is random actions and 1 a good return, over the tasks that all of them have. A single seed has no "
         "interval.",
@@ -68,7 +80,7 @@ def evaluation_table(comparison: Comparison) -> Table:
     """
 
     def cell(label: str, task: Task) -> str:
-        return spread([one.evaluated for one in comparison.runs(label, task) if one.evaluation])
+        return spread(comparison.returns(label, task, "deterministic"))
 
     return Table(
         "Deterministic policy",
@@ -78,12 +90,13 @@ def evaluation_table(comparison: Comparison) -> Table:
     )
 
 
-def improvement_table(comparison: Comparison) -> Table | None:
+def improvement_table(comparison: Comparison, kind: Kind = "training") -> Table | None:
     """
     :param comparison: of labels
+    :param kind: of policy
     :return: None without the baseline or something to compare with it
     """
-    estimates = improvements(comparison)
+    estimates = improvements(comparison, kind)
     if not estimates:
         return None
     labels = [label for label in comparison.labels if any(one == label for one, _ in estimates)]
@@ -92,9 +105,10 @@ def improvement_table(comparison: Comparison) -> Table | None:
         return bracketed(estimates[label, task]) if (label, task) in estimates else NOTHING
 
     return Table(
-        f"Probability of improvement over {shown(comparison.baseline)}",
+        titled(f"Probability of improvement over {shown(comparison.baseline)}", kind),
         "That a run ends with a higher return than a run of the baseline on the same task, with 95 % stratified "
-        "bootstrap interval; none where all resamples agree, as they do when few runs all end above few others.",
+        "bootstrap interval; where all runs are above all others, or below, the exact one for as many pairs as there "
+        "are without a run in common.",
         by_task(comparison, cell, {label: cell(label, None) for label in labels}, labels),
     )
 

@@ -24,7 +24,7 @@ def variant_table(comparison: Comparison) -> Table | None:
     most = max(len(comparison.runs(label, task)) for label in comparison.labels for task in comparison.tasks)
 
     def cell(label: str, task: Task) -> str:
-        finals = comparison.finals(label, task)
+        finals = comparison.returns(label, task)
         return spread(finals) + (f" ({len(finals)})" if 0 < len(finals) < most else "")
 
     rows = [["variant", "settings", *map(str, comparison.tasks), "all"]]

@@ -122,10 +122,15 @@ def test_docs_and_readme_have_what_the_report_of_the_stored_results_says(name, t
     assert f"bench report {' '.join(REPORTS[name])}" in readme
     figures = figures_of(readme)
     for task in map(str, Comparison.of(read_all([Path(REPORTS[name][1])])).tasks):
-        returns, probability = row(text, "Return at the end", task), row(text, "Probability of improvement", task)[0]
-        assert figures[f"| {task}"] == [*returns, probability]
-    probability = row(text, "Probability of improvement", "**all**")[0]
-    assert f"| {' | '.join([*row(text, 'Interquartile mean', '**all**'), probability])} |\n" in readme
+        assert figures[f"| {task}"] == [*row(text, "Return at the end", task), *probabilities(text, task, row)]
+    overall = [*row(text, "Interquartile mean", "**all**"), *probabilities(text, "**all**", row)]
+    assert f"| {' | '.join(overall)} |\n" in readme
+
+
+def probabilities(text, task, row):
+    """Of improvement: in training, and of the policies without noise."""
+    titles = ("Probability of improvement", "Deterministic policy: probability of improvement")
+    return [row(text, title, task)[0] for title in titles]
 
 
 def figures_of(readme):

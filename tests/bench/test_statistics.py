@@ -101,9 +101,28 @@ def test_difference_is_that_of_the_means_over_tasks():
 
 
 def test_certain_and_even():
-    assert probability_of_improvement([[5.0, 6.0]], [[1.0, 2.0]]) == (1.0, 1.0, 1.0)
     estimate = probability_of_improvement([[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0]])
     assert estimate.value == 0.5 and estimate.low < 0.5 < estimate.high
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (5, 2), (5, 5), (20, 30)])
+def test_few_runs_that_are_all_above_all_others_are_no_certainty(n, m):
+    """With p at the end of the interval, as many independent pairs would all be won in one case of 40."""
+    above, below = [10.0 + i for i in range(n)], [0.0 + i / m for i in range(m)]
+    best = probability_of_improvement([above], [below])
+    assert best.value == best.high == 1 and best.low ** min(n, m) == pytest.approx(0.025, rel=0.1)
+    worst = probability_of_improvement([below], [above])
+    assert worst.value == worst.low == 0 and worst.high == pytest.approx(1 - best.low, abs=0.02)
+    assert probability_of_improvement([above], [above]).value == 0.5
+
+
+def test_over_tasks_such_a_task_is_no_certainty_either():
+    above, below = [5.0, 6.0, 7.0], [1.0, 2.0, 3.0]
+    alone = probability_of_improvement([above], [below])
+    four = probability_of_improvement([above] * 4, [below] * 4)
+    assert four.value == four.high == 1 and alone.low < four.low < 0.75  # the mean of four of U^(1/3) is 0.75
+    mixed = probability_of_improvement([above, [1.0, 4.0, 9.0]], [below, [2.0, 3.0, 8.0]])
+    assert mixed.low < mixed.value < mixed.high < 1
 
 
 def test_different_tasks_are_not_compared():

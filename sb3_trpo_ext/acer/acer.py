@@ -191,7 +191,7 @@ class ACER(Algorithm[Collected]):
         settings.check_replay(self)
 
     def _build(self) -> None:
-        self._normalizer = usable_normalizer(self.env)
+        self._vec_normalize = usable_normalizer(self.env)
         self.rollout_buffer = rollout_buffer_of(self)
         self.replay_buffer = SequenceReplayBuffer(
             self.buffer_size if self.replay_ratio > 0 else 0,
@@ -204,7 +204,7 @@ class ACER(Algorithm[Collected]):
 
     def _attach(self) -> None:
         parameters = list(self.policy.parameters())
-        if not are_the_same(parameters, self._parameters):
+        if not are_the_same(parameters, self._parameters) or self._averages_otherwise():
             self.policy.optimizer = optimizer_of(self)
             if isinstance(self.action_space, spaces.Box):
                 self.policy.log_std.requires_grad_(self.learn_std)
@@ -212,6 +212,10 @@ class ACER(Algorithm[Collected]):
         self._parameters = parameters
         self._learner = Learner(self.policy, self.average_policy)
         self._network: PlainNetwork | None = actor_network(self.policy)
+
+    def _averages_otherwise(self) -> bool:
+        """Whether the average policy has statistics that the policy no longer has, or the other way round."""
+        return len(list(self.average_policy.buffers())) != len(list(self.policy.buffers()))
 
     def set_parameters(
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: torch.device | str = "auto"
@@ -235,10 +239,10 @@ class ACER(Algorithm[Collected]):
         :param force_reset: start new episodes
         """
         super().set_env(env, force_reset)
-        self._normalizer = usable_normalizer(self.env)
+        self._vec_normalize = usable_normalizer(self.env)
 
     def _excluded_save_params(self) -> list[str]:
-        derived = ["average_policy", "replay_buffer", "_learner", "_network", "_normalizer", "_parameters"]
+        derived = ["average_policy", "replay_buffer", "_learner", "_network", "_vec_normalize", "_parameters"]
         return [*super()._excluded_save_params(), *derived]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
@@ -246,7 +250,7 @@ class ACER(Algorithm[Collected]):
 
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> bool:
         self.policy.set_training_mode(False)
-        behaviour = SequenceBehaviour(self, rollout_buffer, self._normalizer)
+        behaviour = SequenceBehaviour(self, rollout_buffer, self._vec_normalize)
         if not step_through(self, behaviour, env, callback, rollout_buffer):
             return False
         self.rollout_buffer.collected = behaviour.collected(self._last_obs, self._last_episode_starts)
@@ -263,7 +267,7 @@ class ACER(Algorithm[Collected]):
             self.replay_buffer.add(rollout.original)
         updates = [self._update(rollout.seen)]
         for _ in range(self._draw_number_of_replays()):
-            updates.append(self._update(self.replay_buffer.sample(self._normalizer)))
+            updates.append(self._update(self.replay_buffer.sample(self._vec_normalize)))
             self._n_replays += 1
         return Updates(updates, self._average_kl(rollout.seen)), {"train/ent_coef": settings.ent_coef(self)}
 

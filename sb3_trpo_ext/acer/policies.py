@@ -60,7 +60,7 @@ class MlpPolicy(NormalizingPolicy):
     :param observation_space: of the environment
     :param action_space: Discrete, or Box with one dimension
     :param lr_schedule: of the optimizer
-    :param log_std_init: logarithm of the (initial) standard deviation of Box actions
+    :param log_std_init: logarithm of the (initial) standard deviation of Box actions; None is that of 0.3
     :param advantage_arch: units of the hidden layers of A(x, a), behind the critic's own, which end in what (x) stands
         for; None for one layer of 64
     :param kwargs: as SB3's
@@ -71,11 +71,12 @@ class MlpPolicy(NormalizingPolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
-        log_std_init: float = LOG_STD,
+        log_std_init: float | None = None,
         advantage_arch: list[int] | None = None,
         **kwargs: Any,
     ):
         self.advantage_arch = [64] if advantage_arch is None else advantage_arch
+        log_std_init = LOG_STD if log_std_init is None else log_std_init
         super().__init__(observation_space, action_space, lr_schedule, log_std_init=log_std_init, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the algorithms of this package have in common: one iteration, from the environments to the log."""
 
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -16,12 +17,16 @@ from sb3_trpo_ext.common.bad_data import GoodStatistics, is_finite, warn_of_skip
 from sb3_trpo_ext.common.diagnostics import Logged, record
 from sb3_trpo_ext.common.files import PathOrFile, atomic_file
 from sb3_trpo_ext.common.inputs import Observations
-from sb3_trpo_ext.common.normalization import (
-    NormalizingPolicy,
+from sb3_trpo_ext.common.normalization import OPTION, NormalizingPolicy, normalizer_of
+from sb3_trpo_ext.common.normalization_rules import (
     check_not_normalized_twice,
+    check_option_of_another_policy,
+    check_statistics_fit,
     default_of,
-    has_statistics,
-    normalizer_of,
+    goes_through_features,
+    lacks_statistics,
+    warn_of_own_ways,
+    warn_of_weights_from_elsewhere,
 )
 from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
 from sb3_trpo_ext.common.settings import Rule, check, schedule
@@ -59,6 +64,8 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
     _n_skipped_updates: int = 0
     _timesteps_before: int = 0
     """Environment steps before the present call of ``learn``."""
+    _first_parameters: dict[str, torch.Tensor] | None = None
+    """Of a new model until it learns."""
     _normalized_by_default: bool | list[str] = False
     """The policy's ``normalize_observations`` where ``policy_kwargs`` does not say."""
 
@@ -111,10 +118,14 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
 
     def _set_up_new(self) -> None:
         """What a constructor ends with. A loaded model has the answer in its file, and normalises nothing if not."""
-        told = self.policy_kwargs.get("normalize_observations") is not None
-        if issubclass(self.policy_class, NormalizingPolicy) and not told:
-            self._normalized_by_default = default_of(self.observation_space, self.env)
+        self._timesteps_before = 0
+        if issubclass(self.policy_class, NormalizingPolicy) and self.policy_kwargs.get(OPTION) is None:
+            if goes_through_features(self.policy_class, list(self.policy_aliases.values())):
+                self._normalized_by_default = default_of(self.observation_space, self.env)
+            else:
+                warn_of_own_ways(self.policy_class)
         self._setup_model()
+        self._first_parameters = {name: value.detach().clone() for name, value in self.policy.named_parameters()}
 
     def _setup_model(self) -> None:
         if isinstance(self.policy_class, str):  # as it stands in our files
@@ -122,8 +133,11 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         check(self, self.RULES)
         self._check()
         given = self.policy_kwargs
-        if self._normalized_by_default:
-            self.policy_kwargs = given | {"normalize_observations": self._normalized_by_default}
+        if not issubclass(self.policy_class, NormalizingPolicy):
+            check_option_of_another_policy(self.policy_class, given.get(OPTION))
+            self.policy_kwargs = {name: value for name, value in given.items() if name != OPTION}
+        elif self._normalized_by_default and given.get(OPTION) is None:
+            self.policy_kwargs = given | {OPTION: self._normalized_by_default}
         super()._setup_model()
         self.policy_kwargs = given
         self._good_statistics = GoodStatistics()
@@ -164,6 +178,9 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:
             self._start_anew()
+        check_not_normalized_twice(self.policy, self.env)
+        self._keep_what_was_learnt_elsewhere()
+        self._first_parameters = None
         begun = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         self._timesteps_before = self.num_timesteps
         return begun
@@ -175,12 +192,19 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         SB3's progress ends with 0 and goes back to earlier calls. By it the only update of ``learn(n_steps)``, which
         many call in a loop, would always be the last one of a training.
         """
-        total = self._total_timesteps - self._timesteps_before
-        done = self.num_timesteps - self.n_steps * self.n_envs - self._timesteps_before
-        return min(max(1 - done / total, 0.0), 1.0) if total > 0 else 1.0
+        rollout = self.n_steps * self.n_envs
+        updates = math.ceil((self._total_timesteps - self._timesteps_before) / rollout)
+        before = (self.num_timesteps - self._timesteps_before) / rollout - 1
+        return min(max(1 - before / updates, 0.0), 1.0) if updates > 0 else 1.0
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_good_statistics", "_structure", "_has_layers_with_a_state"]
+        return [
+            *super()._excluded_save_params(),
+            "_good_statistics",
+            "_structure",
+            "_has_layers_with_a_state",
+            "_first_parameters",
+        ]
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
@@ -220,8 +244,8 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
 
     def _normalize_nothing(self) -> None:
         self._normalized_by_default = False
-        for part in vars(self).values():
-            if isinstance(part, NormalizingPolicy):
+        for name in self._get_torch_save_params()[0]:
+            if isinstance(part := vars(self).get(name), NormalizingPolicy):
                 part.normalizer = part.normalize_observations = None
 
     def _move_statistics(self, rollout: RolloutT) -> None:
@@ -236,8 +260,26 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
                 self._run_over(rollout)
             self.policy.set_training_mode(False)
         normalizer = normalizer_of(self.policy)
-        if normalizer is not None:
+        if normalizer is not None and normalizer.moves and self._actor_learns():
             normalizer.take_in(self._observations_of(rollout))
+
+    def _actor_learns(self) -> bool:
+        """Whether anything of the actor is trained; if not, what it does may not change."""
+        return any(parameter.requires_grad for parameter in self.policy.parameters())
+
+    def _keep_what_was_learnt_elsewhere(self) -> None:
+        """
+        Weights that were written before there are statistics, by behaviour cloning or from another model, belong to
+        observations as they come. The first statistics would make another function of them.
+        """
+        normalizer, first = normalizer_of(self.policy), self._first_parameters
+        if normalizer is None or first is None or not self._normalized_by_default or normalizer.knows_anything():
+            return
+        now = dict(self.policy.named_parameters())
+        same = (torch.equal(now[name], value) for name, value in first.items() if name != "log_std")
+        if now.keys() != first.keys() or not all(same):
+            warn_of_weights_from_elsewhere()
+            self._normalize_nothing()
 
     def _skip(self, bad: list[str]) -> None:
         self._n_skipped_updates += 1
@@ -287,6 +329,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         :param include: names of attributes that are not left out
         """
         self._follow_policy()
+        self._keep_what_was_learnt_elsewhere()
         policy_class = self.policy_class
         # By its name where it has one, so that the file holds no class of ours, which only a pickle could.
         names = (name for name, kind in self.policy_aliases.items() if kind is policy_class)
@@ -323,6 +366,8 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         :param device: to load to
         """
         parameters = saved_parameters(load_path_or_dict, device)
-        if self._normalized_by_default and not has_statistics(parameters.get("policy")):
+        given = parameters.get("policy", {})
+        if self._normalized_by_default and lacks_statistics(self.policy, given):
             self._normalize_nothing()
+        check_statistics_fit(self.policy, given)
         super().set_parameters(self._usable(parameters), exact_match, device)

@@ -22,7 +22,7 @@ def each(function: Callable[[Tensor], Tensor], observations: Observations) -> Ob
 
 def finite(observations: Observations) -> Observations:
     """With 0 in the place of NaN and infinity, and of what is infinity in the float32 that policies compute in."""
-    return each(lambda tensor: torch.nan_to_num(_single(tensor), nan=0.0, posinf=0.0, neginf=0.0), observations)
+    return each(lambda tensor: torch.where(torch.isfinite(_single(tensor)), tensor, 0), observations)
 
 
 def _single(tensor: Tensor) -> Tensor:

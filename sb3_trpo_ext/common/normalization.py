@@ -6,17 +6,15 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.wrappers import NormalizeObservation
-from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from sb3_trpo_ext.common.distributions import FloatArray
 from sb3_trpo_ext.common.inputs import Observations
 
+OPTION = "normalize_observations"  # of a policy's constructor
 EPSILON = 1e-8  # added to variances
 CLIP = 10.0  # in standard deviations
 
@@ -67,11 +65,11 @@ class RunningMoments(nn.Module):
         """
         (x − mean) / √(variance + ε), at most 10 from 0.
 
-        :param rows: shape (n, …)
+        :param rows: shape (n, …), of any type
         :return: in float32, as SB3 gives observations to networks
         """
-        # The difference alone needs the precision that the observations came in.
-        return (rows - self.mean.to(rows.dtype)).float().mul_(self.inverse_std.float()).clamp_(-CLIP, CLIP)
+        # Only the difference needs more precision: of observations far from 0 float32 would leave little.
+        return (rows.to(self.mean.dtype) - self.mean).float().mul_(self.inverse_std.float()).clamp_(-CLIP, CLIP)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         try:
@@ -89,10 +87,13 @@ class Normalizer(nn.Module):
     :param keys: of a dictionary's parts; not used where observations are no dictionary
     """
 
+    moves = True
+    """False to keep the statistics as they are, as ``VecNormalize.training`` does."""
+
     def __init__(self, space: spaces.Space[Any], keys: Sequence[str]):
         super().__init__()
-        parts = [space[key] for key in keys] if isinstance(space, spaces.Dict) else [space]
-        self.keys = list(keys)
+        self.keys = list(dict.fromkeys(keys))
+        parts = [space[key] for key in self.keys] if isinstance(space, spaces.Dict) else [space]
         self.moments = nn.ModuleList(RunningMoments(part.shape) for part in parts)  # type: ignore[arg-type]
 
     def forward(self, observations: Observations) -> Observations:
@@ -113,16 +114,21 @@ class Normalizer(nn.Module):
         for part, moments in zip(parts, self.moments, strict=True):
             moments.take_in(part)  # type: ignore[operator]
 
+    def knows_anything(self) -> bool:
+        """Whether any observation was taken in."""
+        return any(int(moments.count) for moments in self.moments)  # type: ignore[arg-type]
+
     def arrays(self) -> tuple[FloatArray, FloatArray]:
         """Mean and 1 / standard deviation of an observation that is no dictionary, flat, as they are now."""
         moments: Any = self.moments[0]
-        return moments.mean.flatten().numpy().copy(), moments.inverse_std.flatten().numpy()
+        return moments.mean.flatten().numpy().copy(), moments.inverse_std.float().flatten().numpy()
 
 
 class _NormalizedFeatures(BasePolicy):
     """SB3's ``BasePolicy``, which normalises observations before it asks for features."""
 
     normalizer: Normalizer | None
+    """Made in ``_build``; no attribute of the class, which would hide it."""
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> Tensor:
         normalized: Any = obs if self.normalizer is None else self.normalizer(obs)
@@ -157,6 +163,7 @@ class NormalizingPolicy(ActorCriticPolicy, _NormalizedFeatures):  # type: ignore
     ):
         check_normalizable(observation_space, normalize_observations)
         self.normalize_observations = normalize_observations
+        self.normalizer = None
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -187,14 +194,6 @@ def normalizer_of(policy: nn.Module) -> Normalizer | None:
     return policy.normalizer if isinstance(policy, NormalizingPolicy) else None
 
 
-def has_statistics(parameters: dict[str, Any] | None) -> bool:
-    """
-    :param parameters: state dictionary of a policy; None where nobody has one
-    :return: False for that of a policy that does not normalise
-    """
-    return parameters is None or any(name.startswith("normalizer.") for name in parameters)
-
-
 def is_normalizable(space: spaces.Space[Any]) -> bool:
     """Whether it is one of numbers whose mean says something: of floats, and no image."""
     return isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and len(space.shape) < 3
@@ -222,56 +221,4 @@ def check_normalizable(space: spaces.Space[Any], chosen: bool | Sequence[str] | 
             "policy_kwargs=dict(normalize_observations=...) must be False, True where observations are a Box of floats "
             "of at most two dimensions or a Dict that holds some, or a list of such parts of a Dict, got "
             f"{chosen!r} with {space}. Leave it out to have normalised what can be."
-        )
-
-
-def default_of(space: spaces.Space[Any], env: GymEnv | None) -> bool | list[str]:
-    """
-    What a new policy normalises unless it is told: all that can be, and is not normalised already.
-
-    :param space: of observations
-    :param env: that gives them; None for none yet
-    """
-    if not isinstance(space, spaces.Dict):
-        return is_normalizable(space) and not normalized_by(env, space)
-    keys = normalizable_keys(space)
-    free = [key for key in keys if key not in normalized_by(env, space)]
-    return bool(keys) if free == keys else free or False
-
-
-def normalized_by(env: GymEnv | None, space: spaces.Space[Any]) -> list[str]:
-    """
-    The parts of its observations that an environment has normalised itself, by a wrapper of SB3 or gymnasium.
-
-    :param env: with all its wrappers, or None
-    :param space: of its observations
-    :return: keys of a Dict; for any other space [""] for yes and [] for no
-    """
-    if env is None:
-        return []
-    parts = list(space) if isinstance(space, spaces.Dict) else [""]
-    if isinstance(env, VecEnv):
-        wrapper = unwrap_vec_normalize(env)
-        if wrapper is not None and wrapper.norm_obs:
-            return list(wrapper.norm_obs_keys or parts)
-        return parts if any(env.env_is_wrapped(NormalizeObservation)) else []
-    return parts if is_wrapped(env, NormalizeObservation) else []
-
-
-def check_not_normalized_twice(policy: Any, env: GymEnv | None) -> None:
-    """
-    :param policy: any
-    :param env: that it is going to see observations of; None for none
-    :raises ValueError: when both normalise
-    """
-    normalizer = normalizer_of(policy)
-    if normalizer is None:
-        return
-    twice = [part for part in normalized_by(env, policy.observation_space) if part in (normalizer.keys or [""])]
-    if twice:
-        names = ", ".join(twice) or "all"
-        raise ValueError(
-            f"Observations ({names}) would be normalised twice: by a wrapper of the environment, "
-            "and by the policy. Use VecNormalize(..., norm_obs=False), or make the model with "
-            "policy_kwargs=dict(normalize_observations=False)."
         )

@@ -102,7 +102,8 @@ class ArraySampler:
         if self._moments is None:
             return rows.astype(np.float32)
         mean, inverse_std = self._moments
-        x = ((rows - mean) * inverse_std).astype(np.float32)
+        x = (rows - mean).astype(np.float32)
+        x *= inverse_std
         if not np.isfinite(x.sum()):  # clipped, infinity would no longer be seen
             return x
         return np.minimum(np.maximum(x, -CLIP, out=x), CLIP, out=x)

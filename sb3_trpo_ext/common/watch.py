@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sb3_trpo_ext.kernels.layers import hooks_of
 
 SMALL = 2**14  # numbers up to which a tensor is compared with what it was, byte by byte
-KNOWN = (torch.float32, torch.float64)  # types that NumPy has as well
+KNOWN = (torch.float32, torch.float64, torch.int64)  # types that NumPy has as well
 
 
 class Watch:
@@ -61,18 +61,19 @@ class Watch:
 
 class Structure:
     """
-    What a policy is made of: its modules, its parameters and which of them are trained, and its hooks. Equal for as
-    long as none of these is exchanged, frozen, released, added or removed.
+    What a policy is made of: its modules, its parameters and which of them are trained, its buffers and its hooks.
+    Equal for as long as none of these is exchanged, frozen, released, added or removed.
 
     :param policy: an SB3 policy
     """
 
     def __init__(self, policy: nn.Module):
-        modules, parameters = list(policy.modules()), list(policy.parameters())
-        self._kept: list[Any] = [*modules, *parameters]  # or another object might be given the same id
+        modules, parameters, buffers = list(policy.modules()), list(policy.parameters()), list(policy.buffers())
+        self._kept: list[Any] = [*modules, *parameters, *buffers]  # or another object might be given the same id
         self._described = (
             [(id(module), type(module), *hooks_of(module)) for module in modules],
             [(id(parameter), parameter.requires_grad) for parameter in parameters],
+            [id(buffer) for buffer in buffers],
             type(getattr(policy, "action_dist", None)),
         )
 

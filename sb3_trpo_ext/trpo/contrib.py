@@ -18,8 +18,9 @@ def unsaid(saved: dict[str, Any]) -> dict[str, Any]:
         training with the KL that its ``target_kl`` meant, and with its critic.
     """
     if "kl_reduction" not in saved:
-        return {"kl_reduction": "mean", "critic": "adam"}
-    unsaid: dict[str, Any] = {} if "_timesteps_before" in saved else {"_target_kl_falls": False}
+        return {"kl_reduction": "mean", "critic": "adam", "critic_gae_lambda": None}
+    is_new = "_timesteps_before" in saved
+    unsaid: dict[str, Any] = {} if is_new else {"_target_kl_falls": False, "critic_gae_lambda": None}
     return unsaid if "fast" in saved else unsaid | {"fast": all(saved.get(name, True) for name in OLD_FAST)}
 
 

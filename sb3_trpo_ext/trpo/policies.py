@@ -24,7 +24,7 @@ from sb3_trpo_ext.common.settings import number
 
 SB3_LAST_LAYER_GAIN = 0.01
 FIRST_STD = math.exp(-1)  # of the actions' noise, in units of half their range
-FAR = 1000.0  # half a range that is as good as none
+FAR = 1e6  # half a range that is as good as none
 
 
 class MlpPolicy(NormalizingPolicy):
@@ -38,7 +38,7 @@ class MlpPolicy(NormalizingPolicy):
         the first actions hardly depend on the observation: a Box action's mean is near 0, discrete ones are about
         equally probable
     :param log_std_init: logarithm of the standard deviation of Box actions at the start. None is a deviation of e⁻¹
-        times half of each action's range; with gSDE 0, as SB3's
+        times half of each action's range, taken for 2 where that is 0, or two million and more; with gSDE 0, as SB3's
     :param kwargs: as :class:`~sb3_trpo_ext.common.normalization.NormalizingPolicy`
     :raises ValueError: when the gain is not above 0, or is another than 0.01 without ``ortho_init``
     """
@@ -82,7 +82,7 @@ class MlpPolicy(NormalizingPolicy):
 
 
 def half_range(space: spaces.Box) -> NDArray[np.float64]:
-    """Of each action, flat; 1 where there are no bounds, or none that say anything: equal ones, or 1000 and more."""
+    """Of each action, flat; 1 where bounds say nothing: equal ones, and those a million and more from the middle."""
     half = space.high.astype(np.float64) / 2 - space.low.astype(np.float64) / 2
     return np.where((half > 0) & (half < FAR), half, 1.0).flatten()
 

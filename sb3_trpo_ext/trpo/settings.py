@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 
 from sb3_trpo_ext.common.settings import Rule, none_or, number, one_of, schedule, schedule_of, whole
 from sb3_trpo_ext.kernels.vector import count
+from sb3_trpo_ext.trpo.policies import MlpPolicy
 from sb3_trpo_ext.trpo.reuse import Discounts
 from sb3_trpo_ext.trust_region.direction import (
     Backtracking,
@@ -33,6 +35,7 @@ CriticMethod: TypeAlias = Literal["trust_region", "adam"]
 
 KL_PER_DIMENSION = 0.02  # nats, of target_kl=None, at the start of learn
 DAMPING_PER_DIMENSION = 0.1  # of cg_damping=None
+GAE_LAMBDA, CRITIC_GAE_LAMBDA = 0.8, 0.95  # of gae_lambda=None
 MAX_DAMPING_FACTOR = 1024.0  # of adaptive_damping: ten failures in a row
 FITTED: dict[CriticMethod, str] = {"trust_region": "in a trust region", "adam": "by minibatches"}
 WIDEST_FOR_KFAC = 2048  # inputs or outputs of a layer
@@ -57,8 +60,8 @@ RULES = (
     Rule("n_steps", whole(1), "a whole number >= 1", "It counts steps per environment and update."),
     Rule("batch_size", whole(1), "a whole number >= 1", "It is the critic's minibatch; 128 is usual."),
     Rule("gamma", number(0, 1), "between 0 and 1", "0.99 is usual."),
-    Rule("gae_lambda", number(0, 1), "between 0 and 1", "0.95 is usual."),
-    Rule("critic_gae_lambda", none_or(number(0, 1)), "None or between 0 and 1", "None is gae_lambda."),
+    Rule("gae_lambda", number(0, 1), "between 0 and 1", "0.8 to 0.95 are usual."),
+    Rule("critic_gae_lambda", none_or(number(0, 1)), "None or between 0 and 1", "None is as gae_lambda."),
     Rule("cg_max_steps", whole(1), "a whole number >= 1", "10 to 25 are usual."),
     Rule("cg_damping", none_or(number(0)), "a number >= 0 or None", "None is 0.1 per dimension."),
     Rule("adaptive_damping", *_SWITCH, "False keeps cg_damping as it is."),
@@ -145,6 +148,8 @@ def check_spaces(model: "TRPO") -> None:
             f"TRPO(use_sde=True) needs Box actions, got {space}. Leave use_sde out: the actions of other spaces are "
             "drawn from probabilities, not with noise."
         )
+    if log_std_init is None and not issubclass(model.policy_class, MlpPolicy):
+        log_std_init = "None" if "log_std_init" in model.policy_kwargs else 0.0
     if not none_or(number(-LARGEST_LOG_STD, LARGEST_LOG_STD))(log_std_init):
         raise ValueError(
             f"TRPO(policy_kwargs=dict(log_std_init=...)) must be between {-LARGEST_LOG_STD} and {LARGEST_LOG_STD}, got "
@@ -282,6 +287,12 @@ def trust_region(model: "TRPO") -> TrustRegion:
     if model.trust_region == "euclidean":
         return EuclideanRegion(target_kl(model), reduction)
     return KLRegion(target_kl(model), reduction, damping(model), model.curvature_sampling_factor)
+
+
+def targets(model: "TRPO") -> float | None:
+    """λ of the critic's targets; None for those that the rollout buffer has."""
+    computes = type(model.rollout_buffer).compute_returns_and_advantage
+    return model.critic_gae_lambda if computes is RolloutBuffer.compute_returns_and_advantage else None
 
 
 def discounts(model: "TRPO") -> Discounts:

@@ -71,7 +71,10 @@ class TRPO(Algorithm[Rollout]):
     7. ``target_kl`` begins with 0.02 for each action dimension and falls towards 0, ``cg_damping`` is 0.1 for each,
        unless they are given; sb3-contrib's constant 0.01 and 0.1 are for each where it averages.
     8. The critic is fitted in a trust region unless observations hold images; sb3-contrib's way, which is
-       ``critic="adam"``, takes many updates to reach returns far from 0.
+       ``critic="adam"``, takes many updates to reach returns far from 0. It starts with the value 0, and has a λ of its
+       own.
+    9. Observations of floats that nothing else normalises are normalised inside the policy.
+    10. The noise of Box actions starts in proportion to their range.
 
     :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", or an actor-critic policy class
     :param env: environment, vectorised environment, or the id of a registered one
@@ -91,7 +94,8 @@ class TRPO(Algorithm[Rollout]):
         may exceed ``target_kl``
     :param n_critic_updates: passes of ``critic="adam"`` over the samples of an update. Higher follows the last rollout
         more closely. None is 10.
-    :param gae_lambda: in [0, 1]. Higher means less bias and more variance of the advantages.
+    :param gae_lambda: in [0, 1]. Higher means less bias and more variance of the advantages. None is 0.8, and 0.95 for
+        what the critic learns; a number is for both unless ``critic_gae_lambda`` says otherwise.
     :param use_sde: generalized state-dependent exploration (Box only)
     :param sde_sample_freq: steps between new exploration noise for gSDE; −1 for once per rollout
     :param rollout_buffer_class: None for SB3's own
@@ -106,7 +110,8 @@ class TRPO(Algorithm[Rollout]):
         only, as sb3-contrib's, which shuffles them first
     :param stats_window_size: episodes over which the logged return is averaged
     :param tensorboard_log: folder for TensorBoard, None for no log
-    :param policy_kwargs: passed to the policy
+    :param policy_kwargs: passed to the policy; :class:`~sb3_trpo_ext.trpo.policies.MlpPolicy` has some of its own,
+        among them ``normalize_observations``
     :param verbose: 0 silent, 1 tables, 2 debug
     :param seed: of all random generators
     :param device: "auto", "cpu", "cuda", …
@@ -130,7 +135,8 @@ class TRPO(Algorithm[Rollout]):
     :param critic_max_kl: ε > 0, the size of the critic's trust region in each step. Higher follows the last rollout
         more closely. None is 0.1.
     :param critic_gae_lambda: λ of the critic's targets, in [0, 1]. Higher means less bias and more variance of what the
-        critic learns, whatever the advantages have. None is ``gae_lambda``.
+        critic learns, whatever the advantages have. None is ``gae_lambda`` where that is given, else 0.95. A rollout
+        buffer that computes its returns itself keeps them.
     :param rollouts_per_update: M: an update learns from the newest rollout and from the M − 1 before it, corrected for
         the policy having changed (:mod:`sb3_trpo_ext.trpo.reuse`). Take ``n_steps`` M times smaller then, and the
         critic's steps or passes: M times as many updates, each as well estimated. The rollouts are not saved with the
@@ -170,7 +176,7 @@ class TRPO(Algorithm[Rollout]):
         line_search_shrinking_factor: float = 0.8,
         line_search_max_iter: int = 10,
         n_critic_updates: int | None = None,
-        gae_lambda: float = 0.95,
+        gae_lambda: float | None = None,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
         rollout_buffer_class: type[RolloutBuffer] | None = None,
@@ -214,7 +220,7 @@ class TRPO(Algorithm[Rollout]):
             learning_rate=chosen.values["learning_rate"],  # a string is read in _setup_lr_schedule
             n_steps=n_steps,
             gamma=gamma,
-            gae_lambda=gae_lambda,
+            gae_lambda=settings.GAE_LAMBDA if gae_lambda is None else gae_lambda,
             ent_coef=ent_coef,  # type: ignore[arg-type]  # read in _improve
             vf_coef=0.0,  # the critic has an objective of its own
             max_grad_norm=0.0,  # and the actor's step is bounded by the trust region
@@ -249,7 +255,8 @@ class TRPO(Algorithm[Rollout]):
         self.critic = critic
         self.n_critic_steps = chosen.values["n_critic_steps"]
         self.critic_max_kl = chosen.values["critic_max_kl"]
-        self.critic_gae_lambda = critic_gae_lambda
+        is_default = gae_lambda is None and critic_gae_lambda is None
+        self.critic_gae_lambda = settings.CRITIC_GAE_LAMBDA if is_default else critic_gae_lambda
         self.rollouts_per_update = rollouts_per_update
         self.num_threads = num_threads
         self.fast = fast
@@ -300,7 +307,7 @@ class TRPO(Algorithm[Rollout]):
 
     def _rollout(self) -> Rollout:
         return Rollout.of(
-            self.rollout_buffer, self.actor.heads, self._last_obs, self._last_episode_starts, self.critic_gae_lambda
+            self.rollout_buffer, self.actor.heads, self._last_obs, self._last_episode_starts, settings.targets(self)
         )
 
     def _improve(self, rollout: Rollout) -> Iterable[Logged | Mapping[str, float]]:
@@ -331,6 +338,9 @@ class TRPO(Algorithm[Rollout]):
             inputs = rollout.inputs.rows(rows)
             self.actor.heads.family(inputs)
             self.actor.heads.values(inputs)
+
+    def _actor_learns(self) -> bool:
+        return bool(self.actor.parameters)
 
     def _observations_of(self, rollout: Rollout) -> Observations:
         return rollout.inputs.observations

@@ -122,9 +122,8 @@ def critic_targets(buffer: RolloutBuffer, critic_gae_lambda: float) -> NDArray[A
 
     advantages, values = in_time(buffer.advantages), in_time(buffer.values)
     goes_on = 1.0 - buffer.episode_starts[1:]  # from step t to t + 1
-    errors = advantages.copy()
-    errors[:-1] -= buffer.gamma * buffer.gae_lambda * goes_on * advantages[1:]
-    sums = errors
+    sums = advantages.copy()
+    sums[:-1] -= buffer.gamma * buffer.gae_lambda * goes_on * advantages[1:]  # δ
     for t in reversed(range(len(goes_on))):
         sums[t] += buffer.gamma * critic_gae_lambda * goes_on[t] * sums[t + 1]
     returns = (values + sums).astype(np.float32)

@@ -1,19 +1,15 @@
 """Observations normalised inside the policy: the statistics, where they act, when they move, and who has none."""
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_contrib import TRPO as ContribTRPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_trpo_ext import ACER, TRPO
-from sb3_trpo_ext.common.normalization import CLIP, Normalizer, RunningMoments, default_of, normalizer_of
-from sb3_trpo_ext.trpo import MlpPolicy
+from sb3_trpo_ext.common.normalization import CLIP, Normalizer, RunningMoments, normalizer_of
 from tests.conftest import SpaceEnv
 
 NAN = float("nan")
@@ -259,125 +255,38 @@ def test_acer_replays_what_came_and_averages_with_the_same_statistics(bits):
     assert average == present
 
 
-# --------------------------------------------------------------------------------------------- who has them
-FLOAT3D = spaces.Box(0, 1, (3, 36, 36))
+@pytest.mark.parametrize("frozen", ["policy", "actor", "by hand"])
+def test_what_a_frozen_policy_does_stays(frozen, bits):
+    model = made(TRPO, SpaceEnv(VECTOR, BOX)).learn(16)
+    if frozen == "by hand":
+        model.policy.normalizer.moves = False
+    else:
+        for parameter in model.policy.parameters() if frozen == "policy" else model.actor.parameters:
+            parameter.requires_grad_(False)
+    before = bits(model.policy.normalizer.state_dict())
+    model.learn(32, reset_num_timesteps=False)
+    assert bits(model.policy.normalizer.state_dict()) == before
 
 
-def normalizing(norm_obs=True, **settings):
-    return VecNormalize(
-        DummyVecEnv([lambda: SpaceEnv(settings.pop("space", VECTOR), BOX)]), norm_obs=norm_obs, **settings
-    )
+@pytest.mark.parametrize("kind", [np.int64, np.float16, np.uint8])
+def test_observations_of_other_types_are_normalised_as_the_numbers_they_are(kind):
+    model = made(TRPO, SpaceEnv(spaces.Box(-9, 99, (3,)), BOX)).learn(32)
+    rows = np.array([[1, 0, 3], [7, 9, 2]])
+    actions = [model.predict(rows.astype(dtype), deterministic=True)[0] for dtype in (kind, np.float32)]
+    np.testing.assert_array_equal(*actions)
 
 
-@pytest.mark.parametrize(
-    ("space", "expected"),
-    [
-        (VECTOR, True),
-        (spaces.Box(-1, 1, (2, 3)), True),
-        (spaces.Box(-1, 1, (3,), np.float64), True),
-        (spaces.Box(0, 9, (3,), np.int64), False),
-        (IMAGE, False),
-        (FLOAT3D, False),
-        (spaces.Discrete(3), False),
-        (spaces.MultiBinary(3), False),
-        (spaces.MultiDiscrete([3, 2]), False),
-        (DICT, True),
-        (spaces.Dict(picture=IMAGE, choice=spaces.Discrete(3)), False),
-    ],
-)
-def test_what_is_normalised_by_default(space, expected):
-    assert default_of(space, None) == expected
-    kind = (
-        "MultiInputPolicy" if isinstance(space, spaces.Dict) else "CnnPolicy" if len(space.shape) == 3 else "MlpPolicy"
-    )
-    model = made(TRPO, SpaceEnv(space, BOX), policy=kind, policy_kwargs={"normalize_images": space is not FLOAT3D})
-    assert (normalizer_of(model.policy) is not None) == expected
-    assert model.learn(32).policy is not None
-
-
-def test_a_wrapper_that_normalises_is_left_to_do_it():
-    for wrap in (lambda env: env, VecMonitor):
-        assert normalizer_of(made(TRPO, wrap(normalizing())).policy) is None
-    assert normalizer_of(made(TRPO, normalizing(norm_obs=False)).policy) is not None
-    wrapped = gym.wrappers.NormalizeObservation(SpaceEnv(VECTOR, BOX))
-    assert normalizer_of(made(TRPO, wrapped).policy) is None
-    some = normalizing(space=DICT, norm_obs_keys=["vector"])
-    assert normalizer_of(made(TRPO, some, policy="MultiInputPolicy").policy).keys == ["matrix"]
-
-
-@each_algorithm
-def test_nothing_is_normalised_twice(algorithm, tmp_path):
-    with pytest.raises(ValueError, match=r"normalised twice.*norm_obs=False"):
-        made(algorithm, normalizing(), policy_kwargs={"normalize_observations": True})
-    model = made(algorithm, SpaceEnv(VECTOR, BOX))
-    with pytest.raises(ValueError, match="normalised twice"):
-        model.set_env(normalizing())
-    assert not isinstance(model.get_env(), VecNormalize)
-    model.save(tmp_path / "model")
-    with pytest.raises(ValueError, match="normalised twice"):
-        algorithm.load(tmp_path / "model", env=normalizing())
-    plain = made(algorithm, normalizing())
-    plain.policy = model.policy
-    with pytest.raises(ValueError, match="normalised twice"):
-        plain.learn(16)
-
-
-@pytest.mark.parametrize("chosen", ["yes", 1.5, ["choice"], ["nothing"], [], ["picture"]])
-def test_what_can_not_be_normalised_is_refused(chosen):
-    with pytest.raises(ValueError, match=r"normalize_observations=\.\.\.\) must be"):
-        made(TRPO, SpaceEnv(DICT, BOX), policy="MultiInputPolicy", policy_kwargs={"normalize_observations": chosen})
-
-
-def test_a_space_without_numbers_is_refused():
-    with pytest.raises(ValueError, match=r"normalize_observations=\.\.\.\) must be"):
-        made(TRPO, SpaceEnv(spaces.Discrete(3), BOX), policy_kwargs={"normalize_observations": True})
-
-
-@each_algorithm
-def test_saved_with_the_policy_and_whole_by_itself(algorithm, bits, tmp_path):
-    env = SpaceEnv(spaces.Box(-9, 99, (3,)), BOX)
-    given = {"net_arch": [8]}
-    model = made(algorithm, env, policy_kwargs=given).learn(48)
-    assert model.policy_kwargs == given == {"net_arch": [8]}
-    model.save(tmp_path / "model")
-    for settings in ({}, {"policy_kwargs": given}):
-        loaded = algorithm.load(tmp_path / "model", device="cpu", **settings)
-        assert bits(normalizer_of(loaded.policy).state_dict()) == bits(model.policy.normalizer.state_dict())
-        rows = np.stack([env.observation_space.sample() for _ in range(9)])
-        assert bits(loaded.predict(rows, deterministic=True)[0]) == bits(model.predict(rows, deterministic=True)[0])
-    model.policy.save(tmp_path / "policy")
-    policy = type(model.policy).load(tmp_path / "policy")
-    assert bits(policy.state_dict()) == bits(model.policy.state_dict())
-    assert bits(policy.predict(rows, deterministic=True)[0]) == bits(model.predict(rows, deterministic=True)[0])
-
-
-def test_models_without_statistics_go_on_without_them(tmp_path):
-    env = SpaceEnv(VECTOR, BOX)
-    ContribTRPO("MlpPolicy", env, n_steps=16, device="cpu").learn(16).save(tmp_path / "contrib")
-    made(TRPO, env, policy_kwargs={"normalize_observations": False}).save(tmp_path / "raw")
-    made(TRPO, env, policy=ActorCriticPolicy).save(tmp_path / "sb3s")
-    for name in ("contrib", "raw", "sb3s"):
-        loaded = TRPO.load(tmp_path / name, env=env)
-        assert normalizer_of(loaded.policy) is None
-        loaded.learn(16)
-
-
-def test_a_policy_by_itself_normalises_only_when_told():
-    assert MlpPolicy(VECTOR, BOX, lambda _: 1e-3).normalizer is None
-    assert MlpPolicy(VECTOR, BOX, lambda _: 1e-3, normalize_observations=True).normalizer is not None
-
-
-@each_algorithm
-def test_parameters_without_statistics_switch_them_off(algorithm, bits):
-    env = SpaceEnv(VECTOR, BOX)
-    raw = made(algorithm, env, policy_kwargs={"normalize_observations": False})
-    model = made(algorithm, env, seed=1).learn(16)
-    model.set_parameters(raw.get_parameters())
-    assert normalizer_of(model.policy) is None
-    rows = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
-    assert bits(model.predict(rows, deterministic=True)[0]) == bits(raw.predict(rows, deterministic=True)[0])
-    model.learn(16)
-    assert model.get_parameters()["policy"].keys() == raw.get_parameters()["policy"].keys()
-    asked_for = made(algorithm, env, policy_kwargs={"normalize_observations": True})
-    with pytest.raises(RuntimeError, match="normalizer"):
-        asked_for.set_parameters(raw.get_parameters())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_observations_far_from_0_are_told_apart(dtype):
+    """What acts, what is stored and what learns is one policy, as far as the observations' own precision goes."""
+    far = 1e8 if dtype is np.float64 else 1e4
+    buffers = []
+    for fast in (True, False):
+        env = SpaceEnv(spaces.Box(far - 1, far + 1, (3,), dtype), BOX)
+        model = made(TRPO, env, fast=fast, n_steps=32).learn(3 * 32)
+        buffers.append(model.rollout_buffer)
+        values = model.policy.predict_values(torch.as_tensor(env.observation_space.sample())[None])
+        assert bool(values.isfinite().all())
+    for name in ("actions", "values", "log_probs"):
+        one, other = (getattr(buffer, name) for buffer in buffers)
+        np.testing.assert_allclose(one.reshape(other.shape), other, rtol=1e-3, atol=1e-3, err_msg=name)

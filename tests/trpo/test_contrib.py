@@ -94,20 +94,20 @@ def test_which_form_of_adam_runs_is_not_for_the_file_to_say(given, fused, build_
         assert len(ours.policy.optimizer.state) == len(group["params"]) == len(ours.actor.critic_parameters())
 
 
-CONSTANT_KL = {"_target_kl_falls": False}
+OF_OLD_FILES = {"_target_kl_falls": False, "critic_gae_lambda": None}
 
 
 @pytest.mark.parametrize(
     ("saved", "unsaid"),
     [
-        ({"target_kl": 0.01}, {"kl_reduction": "mean", "critic": "adam"}),
+        ({"target_kl": 0.01}, {"kl_reduction": "mean", "critic": "adam", "critic_gae_lambda": None}),
         ({"kl_reduction": "sum", "fast": True, "_timesteps_before": 0}, {}),
-        ({"kl_reduction": "sum", "fast": True}, CONSTANT_KL),
-        ({"kl_reduction": "sum", "fast": False, "fast_kernels": True}, CONSTANT_KL),
-        ({"kl_reduction": "sum", "fast_kernels": True, "fast_collection": True}, CONSTANT_KL | {"fast": True}),
-        ({"kl_reduction": "sum", "fast_kernels": True, "fast_collection": False}, CONSTANT_KL | {"fast": False}),
-        ({"kl_reduction": "sum", "fast_kernels": False}, CONSTANT_KL | {"fast": False}),
-        ({"kl_reduction": "sum"}, CONSTANT_KL | {"fast": True}),
+        ({"kl_reduction": "sum", "fast": True}, OF_OLD_FILES),
+        ({"kl_reduction": "sum", "fast": False, "fast_kernels": True}, OF_OLD_FILES),
+        ({"kl_reduction": "sum", "fast_kernels": True, "fast_collection": True}, OF_OLD_FILES | {"fast": True}),
+        ({"kl_reduction": "sum", "fast_kernels": True, "fast_collection": False}, OF_OLD_FILES | {"fast": False}),
+        ({"kl_reduction": "sum", "fast_kernels": False}, OF_OLD_FILES | {"fast": False}),
+        ({"kl_reduction": "sum"}, OF_OLD_FILES | {"fast": True}),
     ],
 )
 def test_what_a_file_leaves_out(saved, unsaid):

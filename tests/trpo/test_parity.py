@@ -18,7 +18,14 @@ from tests.cases import ACTIONS, DIM, OBSERVATION
 STEPS = 256
 DELTA, DAMPING = 0.01, 0.1
 DIMENSIONS = {"box": DIM, "discrete": 1, "multi_discrete": 1, "multi_binary": DIM}  # over which a KL is averaged
-COMMON = {"n_steps": STEPS, "batch_size": 64, "n_critic_updates": 5, "cg_max_steps": 25, "device": "cpu"}
+COMMON = {
+    "n_steps": STEPS,
+    "batch_size": 64,
+    "n_critic_updates": 5,
+    "cg_max_steps": 25,
+    "gae_lambda": 0.95,
+    "device": "cpu",
+}
 
 
 class Anything(gym.Env):

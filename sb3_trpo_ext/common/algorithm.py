@@ -1,6 +1,5 @@
 """What the algorithms of this package have in common: one iteration, from the environments to the log."""
 
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -27,6 +26,7 @@ from sb3_trpo_ext.common.normalization_rules import (
     lacks_statistics,
     warn_of_own_ways,
     warn_of_weights_from_elsewhere,
+    weights_differ,
 )
 from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
 from sb3_trpo_ext.common.settings import Rule, check, schedule
@@ -185,18 +185,6 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         self._timesteps_before = self.num_timesteps
         return begun
 
-    def _remaining_of_this_call(self) -> float:
-        """
-        The share of this ``learn`` that lay ahead when the newest rollout began: 1 for the first of K, 1/K at last.
-
-        SB3's progress ends with 0 and goes back to earlier calls. By it the only update of ``learn(n_steps)``, which
-        many call in a loop, would always be the last one of a training.
-        """
-        rollout = self.n_steps * self.n_envs
-        updates = math.ceil((self._total_timesteps - self._timesteps_before) / rollout)
-        before = (self.num_timesteps - self._timesteps_before) / rollout - 1
-        return min(max(1 - before / updates, 0.0), 1.0) if updates > 0 else 1.0
-
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),
@@ -272,12 +260,10 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         Weights that were written before there are statistics, by behaviour cloning or from another model, belong to
         observations as they come. The first statistics would make another function of them.
         """
-        normalizer, first = normalizer_of(self.policy), self._first_parameters
+        first, normalizer = self._first_parameters, normalizer_of(self.policy)
         if normalizer is None or first is None or not self._normalized_by_default or normalizer.knows_anything():
             return
-        now = dict(self.policy.named_parameters())
-        same = (torch.equal(now[name], value) for name, value in first.items() if name != "log_std")
-        if now.keys() != first.keys() or not all(same):
+        if weights_differ(self.policy, first):
             warn_of_weights_from_elsewhere()
             self._normalize_nothing()
 

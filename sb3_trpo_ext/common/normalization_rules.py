@@ -5,13 +5,14 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from gymnasium import spaces
 from gymnasium.wrappers import NormalizeObservation
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecExtractDictObs, VecNormalize
-from torch import nn
+from torch import Tensor, nn
 
 from sb3_trpo_ext.common.normalization import OPTION, is_normalizable, normalizable_keys, normalizer_of
 
@@ -87,6 +88,18 @@ def lacks_statistics(policy: nn.Module, parameters: dict[str, Any]) -> bool:
     """
     missing = policy.state_dict().keys() - parameters.keys()
     return bool(missing) and all(name.startswith(PREFIX) for name in missing)
+
+
+def weights_differ(policy: nn.Module, first: dict[str, Tensor]) -> bool:
+    """
+    :param policy: any
+    :param first: parameters by name
+    :return: whether the policy has others, but for the noise of actions, which does not look at observations
+    """
+    now = dict(policy.named_parameters())
+    if now.keys() != first.keys():
+        return True
+    return not all(torch.equal(now[name], value) for name, value in first.items() if name != "log_std")
 
 
 def check_not_normalized_twice(policy: Any, env: GymEnv | None) -> None:

@@ -277,8 +277,21 @@ def target_kl(model: "TRPO") -> float:
     """δ as it is now."""
     if model.target_kl is not None:
         return schedule(model.target_kl)(model._current_progress_remaining)
-    left = model._remaining_of_this_call() if model._target_kl_falls else 1.0
+    left = ahead(model) if model._target_kl_falls else 1.0
     return KL_PER_DIMENSION * dimensions_of_the_kl(model) * left
+
+
+def ahead(model: "TRPO") -> float:
+    """
+    The share of this call of ``learn`` that lay ahead when the newest rollout began: 1 for the first of K, 1/K at last.
+
+    SB3's progress ends with 0 and goes back to earlier calls. By it the only update of ``learn(n_steps)``, which many
+    call in a loop, would always be the last one of a training.
+    """
+    rollout = model.n_steps * model.n_envs
+    updates = math.ceil((model._total_timesteps - model._timesteps_before) / rollout)
+    before = (model.num_timesteps - model._timesteps_before) / rollout - 1
+    return min(max(1 - before / updates, 0.0), 1.0) if updates > 0 else 1.0
 
 
 def trust_region(model: "TRPO") -> TrustRegion:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.kernels.line_search import backtrack
 from sb3_trpo_ext.trpo import settings as settings_of
+from sb3_trpo_ext.trpo.reuse import Discounts
 from sb3_trpo_ext.trpo.settings import CRITIC_SETTINGS, RULES, adapted, chosen_for_the_critics, damping, trust_region
 from sb3_trpo_ext.trust_region import direction
 from sb3_trpo_ext.trust_region.direction import Backtracking, KfacNaturalGradient, NaturalGradient, Unsearched
@@ -388,3 +390,37 @@ def test_the_default_region_of_an_earlier_file_stays_as_large(space_env, tiny, t
 def test_a_region_outside_of_learn_is_the_first_ones(space_env, tiny):
     model = tiny(space_env(VECTOR, BOX))
     assert trust_region(model).target_kl == pytest.approx(2 * settings_of.KL_PER_DIMENSION)
+
+
+@pytest.mark.parametrize(
+    ("given", "advantages", "critics"),
+    [
+        ({}, 0.8, 0.95),
+        ({"gae_lambda": 0.9}, 0.9, None),
+        ({"critic_gae_lambda": 0.9}, 0.8, 0.9),
+        ({"gae_lambda": 0.7, "critic_gae_lambda": 1.0}, 0.7, 1.0),
+    ],
+)
+def test_one_lambda_that_is_given_is_for_both(given, advantages, critics, space_env, tiny, tmp_path):
+    model = tiny(space_env(VECTOR, BOX), **given)
+    model.save(tmp_path / "model")
+    for each in (model, TRPO.load(tmp_path / "model")):
+        assert (each.gae_lambda, each.critic_gae_lambda) == (advantages, critics)
+        assert each.rollout_buffer.gae_lambda == advantages
+        expected = Discounts(0.99, advantages, advantages if critics is None else critics)
+        assert settings_of.discounts(each) == expected
+
+
+class TenTimes(RolloutBuffer):
+    """Computes its returns in a way of its own."""
+
+    def compute_returns_and_advantage(self, last_values, dones):
+        super().compute_returns_and_advantage(last_values, dones)
+        self.advantages *= 10
+        self.returns[:] = 7
+
+
+def test_a_buffer_that_computes_returns_itself_keeps_them(space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX), rollout_buffer_class=TenTimes).learn(16)
+    assert settings_of.targets(model) is None and bool((model._rollout().returns == 7).all())
+    assert settings_of.targets(tiny(space_env(VECTOR, BOX))) == 0.95

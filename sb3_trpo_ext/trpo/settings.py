@@ -35,7 +35,7 @@ CriticMethod: TypeAlias = Literal["trust_region", "adam"]
 
 KL_PER_DIMENSION = 0.02  # nats, of target_kl=None, at the start of learn
 DAMPING_PER_DIMENSION = 0.1  # of cg_damping=None
-GAE_LAMBDA, CRITIC_GAE_LAMBDA = 0.8, 0.95  # of gae_lambda=None
+GAE_LAMBDA_OF_SEVERAL_DIMENSIONS, CRITIC_GAE_LAMBDA = 0.8, 0.95  # of gae_lambda=None
 MAX_DAMPING_FACTOR = 1024.0  # of adaptive_damping: ten failures in a row
 FITTED: dict[CriticMethod, str] = {"trust_region": "in a trust region", "adam": "by minibatches"}
 WIDEST_FOR_KFAC = 2048  # inputs or outputs of a layer
@@ -300,6 +300,12 @@ def trust_region(model: "TRPO") -> TrustRegion:
     if model.trust_region == "euclidean":
         return EuclideanRegion(target_kl(model), reduction)
     return KLRegion(target_kl(model), reduction, damping(model), model.curvature_sampling_factor)
+
+
+def default_gae_lambda(action_space: spaces.Space[Any]) -> float:
+    """λ of the advantages where nobody says: the more dimensions draw noise at once, the less of it can be borne."""
+    several = math.prod(action_space.shape or ()) > 1
+    return GAE_LAMBDA_OF_SEVERAL_DIMENSIONS if several else CRITIC_GAE_LAMBDA
 
 
 def targets(model: "TRPO") -> float | None:

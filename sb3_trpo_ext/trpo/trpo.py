@@ -94,8 +94,9 @@ class TRPO(Algorithm[Rollout]):
         may exceed ``target_kl``
     :param n_critic_updates: passes of ``critic="adam"`` over the samples of an update. Higher follows the last rollout
         more closely. None is 10.
-    :param gae_lambda: in [0, 1]. Higher means less bias and more variance of the advantages. None is 0.8, and 0.95 for
-        what the critic learns; a number is for both unless ``critic_gae_lambda`` says otherwise.
+    :param gae_lambda: in [0, 1]. Higher means less bias and more variance of the advantages. None is 0.8 for actions of
+        several dimensions, whose noise adds up, else 0.95, and 0.95 for what the critic learns; a number is for both
+        unless ``critic_gae_lambda`` says otherwise.
     :param use_sde: generalized state-dependent exploration (Box only)
     :param sde_sample_freq: steps between new exploration noise for gSDE; −1 for once per rollout
     :param rollout_buffer_class: None for SB3's own
@@ -220,7 +221,7 @@ class TRPO(Algorithm[Rollout]):
             learning_rate=chosen.values["learning_rate"],  # a string is read in _setup_lr_schedule
             n_steps=n_steps,
             gamma=gamma,
-            gae_lambda=settings.GAE_LAMBDA if gae_lambda is None else gae_lambda,
+            gae_lambda=settings.CRITIC_GAE_LAMBDA if gae_lambda is None else gae_lambda,  # None is read below
             ent_coef=ent_coef,  # type: ignore[arg-type]  # read in _improve
             vf_coef=0.0,  # the critic has an objective of its own
             max_grad_norm=0.0,  # and the actor's step is bounded by the trust region
@@ -255,6 +256,8 @@ class TRPO(Algorithm[Rollout]):
         self.critic = critic
         self.n_critic_steps = chosen.values["n_critic_steps"]
         self.critic_max_kl = chosen.values["critic_max_kl"]
+        if gae_lambda is None and env is not None:
+            self.gae_lambda = settings.default_gae_lambda(self.action_space)
         is_default = gae_lambda is None and critic_gae_lambda is None
         self.critic_gae_lambda = settings.CRITIC_GAE_LAMBDA if is_default else critic_gae_lambda
         self.rollouts_per_update = rollouts_per_update

@@ -265,9 +265,9 @@ def test_another_environment_brings_its_own_normalisation(space_env, tiny):
     model = tiny(first).learn(48)
     model.set_env(second)
     model.learn(48, reset_num_timesteps=False)
-    assert model._normalizer is second
+    assert model._vec_normalize is second
     model.set_env(environments(space_env, DISCRETE))
-    assert model._normalizer is None
+    assert model._vec_normalize is None
     model.learn(48, reset_num_timesteps=False)
     assert logged(model)["n_updates"] == 12
 

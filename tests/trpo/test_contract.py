@@ -361,7 +361,7 @@ def test_float_total_and_environment_by_id(tiny):
 #: The size of the region and the damping are for each action dimension.
 # None stands for sb3-contrib's own, so that it is known whether someone said them.
 SAID_OR_NOT = ("learning_rate", "batch_size", "n_critic_updates")
-OTHER_DEFAULTS = {"target_kl": None, "cg_damping": None, **dict.fromkeys(SAID_OR_NOT)}
+OTHER_DEFAULTS = {"target_kl": None, "cg_damping": None, "gae_lambda": None, **dict.fromkeys(SAID_OR_NOT)}
 
 
 def test_arguments_and_defaults_are_those_of_sb3_contrib():

@@ -148,7 +148,8 @@ def test_all_keys_are_there_finite_and_consistent(action, settings, make, bits):
 @pytest.mark.parametrize("action", ACTIONS)
 def test_logged_quantities_are_those_of_torch_distributions(action, reduction, make):
     """KL(old‖new), entropy, surrogate and std, computed again from the rollout by other means."""
-    model = make(action, kl_reduction=reduction, critic="adam", learning_rate=0.0, policy_kwargs=RAW)
+    settings = {"critic": "adam", "learning_rate": 0.0, "gae_lambda": 0.95, "policy_kwargs": RAW}
+    model = make(action, kl_reduction=reduction, **settings)
     old_policy = make(action, policy_kwargs=RAW).policy
     old_policy.load_state_dict(model.policy.state_dict())
     model.learn(64)

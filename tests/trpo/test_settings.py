@@ -424,3 +424,19 @@ def test_a_buffer_that_computes_returns_itself_keeps_them(space_env, tiny):
     model = tiny(space_env(VECTOR, BOX), rollout_buffer_class=TenTimes).learn(16)
     assert settings_of.targets(model) is None and bool((model._rollout().returns == 7).all())
     assert settings_of.targets(tiny(space_env(VECTOR, BOX))) == 0.95
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        (BOX, 0.8),
+        (spaces.Box(-1, 1, (2, 2)), 0.8),
+        (spaces.Box(-1, 1, (1,)), 0.95),
+        (spaces.Discrete(9), 0.95),
+        (spaces.MultiDiscrete([3, 2]), 0.8),
+        (spaces.MultiBinary(1), 0.95),
+    ],
+)
+def test_the_default_lambda_depends_on_how_many_dimensions_draw_noise(space, expected, space_env, tiny):
+    model = tiny(space_env(VECTOR, space))
+    assert (model.gae_lambda, model.critic_gae_lambda) == (expected, 0.95)

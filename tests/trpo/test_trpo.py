@@ -123,6 +123,7 @@ FITS = {
 @pytest.mark.parametrize("critic", FITS)
 def test_the_critic_learns_from_all_samples_although_the_policy_from_some(critic, make, after_the_rollout):
     settings, fit = FITS[critic]
+    settings = settings | {"gae_lambda": 0.95}  # for the critic too: its targets are then the buffer's
     twin = make(critic=critic, **settings)
     model = make(critic=critic, sub_sampling_factor=4, **settings)
     after_the_rollout(model, np.random.get_state)

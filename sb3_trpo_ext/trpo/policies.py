@@ -4,8 +4,8 @@ The policies that ``TRPO("MlpPolicy", …)``, ``"CnnPolicy"`` and ``"MultiInputP
 They are SB3's own, but for these things. TRPO moves whatever the actor uses by the trust-region step alone, so a
 features extractor that is shared learns nothing from the returns, and the critic can only train what is behind it.
 For images and dictionaries, where the extractor is most of the network, each side therefore has its own by default.
-The critic starts with the value 0 everywhere: SB3's starts with values of about 1, which mean much where the returns
-are small. The noise of Box actions starts in proportion to their range, where SB3's is 1 whatever the range. How large
+A critic in a trust region starts with the value 0 everywhere: SB3's starts with values of about 1, which mean much
+where the returns are small. The noise of Box actions starts in proportion to their range, where SB3's is 1 whatever the range. How large
 the actor's last layer is at the start, which SB3 has fixed, is an argument. And observations may be normalised inside.
 """
 
@@ -29,7 +29,7 @@ FAR = 1e6  # half a range that is as good as none
 
 class MlpPolicy(NormalizingPolicy):
     """
-    SB3's policy for vectors, with a critic that predicts 0 until it has been fitted.
+    SB3's policy for vectors.
 
     :param observation_space: of the environment
     :param action_space: of the environment
@@ -65,8 +65,6 @@ class MlpPolicy(NormalizingPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         with torch.no_grad():
-            for parameter in self.value_net.parameters():
-                parameter.zero_()
             if self.noise_by_bounds and isinstance(self.action_space, spaces.Box):
                 self.log_std.copy_(torch.as_tensor(FIRST_STD * half_range(self.action_space)).log())
         if self.last_layer_gain != SB3_LAST_LAYER_GAIN:
@@ -75,6 +73,12 @@ class MlpPolicy(NormalizingPolicy):
             with torch.no_grad():
                 for parameter in self.action_net.parameters():  # the bias is 0
                     parameter.mul_(self.last_layer_gain / SB3_LAST_LAYER_GAIN)
+
+    @torch.no_grad()
+    def predict_0(self) -> None:
+        """Make the critic predict 0 everywhere, until it is fitted."""
+        for parameter in self.value_net.parameters():
+            parameter.zero_()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         own: dict[str, Any] = {"last_layer_gain": self.last_layer_gain}
@@ -116,6 +120,12 @@ class CnnPolicy(MlpPolicy):
             share_features_extractor=share_features_extractor,
             **kwargs,
         )
+
+    @torch.no_grad()
+    def predict_0(self) -> None:
+        """Make the critic predict 0 everywhere, until it is fitted."""
+        for parameter in self.value_net.parameters():
+            parameter.zero_()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         # SB3 leaves this out, so that policy.save() and load() would fall back to the default.

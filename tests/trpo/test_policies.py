@@ -42,10 +42,11 @@ def test_last_layer_gain_scales_the_last_layer_alone(kind, action, tmp_path):
 
 @pytest.mark.parametrize("kind", POLICIES)
 @pytest.mark.parametrize("ortho_init", [True, False])
-def test_the_critic_starts_with_0_and_all_else_as_sb3_has_it(kind, ortho_init):
+def test_the_critic_can_start_with_0_and_all_else_is_as_sb3_has_it(kind, ortho_init):
     policy_class, space = POLICIES[kind]
     torch.manual_seed(0)
     policy = policy_class(space, ACTIONS["box"], lambda _: 1e-3, ortho_init=ortho_init, log_std_init=0.0)
+    policy.predict_0()
     torch.manual_seed(0)
     separate = {} if kind == "mlp" else {"share_features_extractor": False}
     sb3s = SB3S[kind](space, ACTIONS["box"], lambda _: 1e-3, ortho_init=ortho_init, **separate)

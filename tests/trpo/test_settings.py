@@ -440,3 +440,9 @@ def test_a_buffer_that_computes_returns_itself_keeps_them(space_env, tiny):
 def test_the_default_lambda_depends_on_how_many_dimensions_draw_noise(space, expected, space_env, tiny):
     model = tiny(space_env(VECTOR, space))
     assert (model.gae_lambda, model.critic_gae_lambda) == (expected, 0.95)
+
+
+@pytest.mark.parametrize(("critic", "starts"), [("trust_region", True), ("adam", False)])
+def test_a_critic_in_a_trust_region_starts_with_0(critic, starts, space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX), critic=critic)
+    assert (float(model.policy.value_net.weight.abs().max()) == 0) == starts

@@ -5,8 +5,9 @@ They are SB3's own, but for these things. TRPO moves whatever the actor uses by 
 features extractor that is shared learns nothing from the returns, and the critic can only train what is behind it.
 For images and dictionaries, where the extractor is most of the network, each side therefore has its own by default.
 A critic in a trust region starts with the value 0 everywhere: SB3's starts with values of about 1, which mean much
-where the returns are small. The noise of Box actions starts in proportion to their range, where SB3's is 1 whatever the range. How large
-the actor's last layer is at the start, which SB3 has fixed, is an argument. And observations may be normalised inside.
+where the returns are small. The noise of Box actions starts in proportion to their range, where SB3's is 1 whatever the
+range. How large the actor's last layer is at the start, which SB3 has fixed, is an argument. And observations may be
+normalised inside.
 """
 
 import math

@@ -71,8 +71,8 @@ class TRPO(Algorithm[Rollout]):
     7. ``target_kl`` begins with 0.02 for each action dimension and falls towards 0, ``cg_damping`` is 0.1 for each,
        unless they are given; sb3-contrib's constant 0.01 and 0.1 are for each where it averages.
     8. The critic is fitted in a trust region unless observations hold images; sb3-contrib's way, which is
-       ``critic="adam"``, takes many updates to reach returns far from 0. In its trust region it starts with the value 0;
-       it has a λ of its own.
+       ``critic="adam"``, takes many updates to reach returns far from 0. In its trust region it starts with the value
+       0; it has a λ of its own.
     9. Observations of floats that nothing else normalises are normalised inside the policy.
     10. The noise of Box actions starts in proportion to their range.
 

@@ -174,8 +174,10 @@ def test_the_same_rollout_gives_nearly_the_same_update(device, kind, build):
         setattr(models[1].rollout_buffer, name, getattr(models[0].rollout_buffer, name))
     models[1].rollout_buffer.generator_ready = models[0].rollout_buffer.generator_ready
     models[1].policy.load_state_dict(models[0].policy.state_dict())
+    models[1].policy.optimizer.load_state_dict(models[0].policy.optimizer.state_dict())
     for model in models:
         model._last_obs = models[0]._last_obs
+        np.random.seed(0)  # the order of the critic's minibatches
         model.train()
         logged.append({key: value for key, value in model.logger.name_to_value.items() if key.startswith("train/")})
     for name in ("gradient_norm", "x_fisher_x", "kl_divergence_loss", "entropy", "policy_objective", "value_loss"):

@@ -1,5 +1,7 @@
 """TRPO wherever its policy is: it learns, predicts, saves and loads there, and nothing leaves the device."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import sb3_contrib
@@ -174,7 +176,7 @@ def test_the_same_rollout_gives_nearly_the_same_update(device, kind, build):
         setattr(models[1].rollout_buffer, name, getattr(models[0].rollout_buffer, name))
     models[1].rollout_buffer.generator_ready = models[0].rollout_buffer.generator_ready
     models[1].policy.load_state_dict(models[0].policy.state_dict())
-    models[1].policy.optimizer.load_state_dict(models[0].policy.optimizer.state_dict())
+    models[1].policy.optimizer.load_state_dict(deepcopy(models[0].policy.optimizer.state_dict()))
     for model in models:
         model._last_obs = models[0]._last_obs
         np.random.seed(0)  # the order of the critic's minibatches

@@ -231,6 +231,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         record(self.logger, *results, self._counts())
 
     def _normalize_nothing(self) -> None:
+        """Leave observations as they come from now on."""
         self._normalized_by_default = False
         for name in self._get_torch_save_params()[0]:
             if isinstance(part := vars(self).get(name), NormalizingPolicy):

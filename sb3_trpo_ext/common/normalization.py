@@ -173,7 +173,7 @@ class NormalizingPolicy(ActorCriticPolicy, _NormalizedFeatures):  # type: ignore
         super()._build(lr_schedule)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {"normalize_observations": self.normalize_observations}
+        return super()._get_constructor_parameters() | {OPTION: self.normalize_observations}
 
 
 def features_of(policy: ActorCriticPolicy, observations: Observations, extractor: BaseFeaturesExtractor) -> Tensor:

@@ -46,7 +46,7 @@ def goes_through_features(policy_class: type[Any], known: Sequence[type[Any]]) -
     :param known: ours
     """
     parameters = inspect.signature(policy_class.__init__).parameters
-    takes_it = "normalize_observations" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    takes_it = OPTION in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return takes_it and all(
         any(getattr(policy_class, way) is getattr(one, way) for one in (*known, ActorCriticPolicy)) for way in WAYS
     )

@@ -19,9 +19,12 @@ def unsaid(saved: dict[str, Any]) -> dict[str, Any]:
     """
     if "kl_reduction" not in saved:
         return {"kl_reduction": "mean", "critic": "adam", "critic_gae_lambda": None}
-    is_new = "_timesteps_before" in saved
-    unsaid: dict[str, Any] = {} if is_new else {"_target_kl_falls": False, "critic_gae_lambda": None}
-    return unsaid if "fast" in saved else unsaid | {"fast": all(saved.get(name, True) for name in OLD_FAST)}
+    missing: dict[str, Any] = {}
+    if "_timesteps_before" not in saved:
+        missing |= {"_target_kl_falls": False, "critic_gae_lambda": None}
+    if "fast" not in saved:
+        missing |= {"fast": all(saved.get(name, True) for name in OLD_FAST)}
+    return missing
 
 
 def usable(

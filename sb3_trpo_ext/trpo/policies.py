@@ -65,8 +65,8 @@ class MlpPolicy(NormalizingPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
-        with torch.no_grad():
-            if self.noise_by_bounds and isinstance(self.action_space, spaces.Box):
+        if self.noise_by_bounds and isinstance(self.action_space, spaces.Box):
+            with torch.no_grad():
                 self.log_std.copy_(torch.as_tensor(FIRST_STD * half_range(self.action_space)).log())
         if self.last_layer_gain != SB3_LAST_LAYER_GAIN:
             if not self.ortho_init:
@@ -121,12 +121,6 @@ class CnnPolicy(MlpPolicy):
             share_features_extractor=share_features_extractor,
             **kwargs,
         )
-
-    @torch.no_grad()
-    def predict_0(self) -> None:
-        """Make the critic predict 0 everywhere, until it is fitted."""
-        for parameter in self.value_net.parameters():
-            parameter.zero_()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         # SB3 leaves this out, so that policy.save() and load() would fall back to the default.

@@ -134,7 +134,7 @@ def check_spaces(model: "TRPO") -> None:
     :param model: whose settings have passed :data:`RULES`
     :raises ValueError: when there is no distribution over its actions, or not the one that is asked for
     """
-    space, log_std_init = model.action_space, model.policy_kwargs.get("log_std_init")
+    space, is_ours = model.action_space, issubclass(model.policy_class, MlpPolicy)
     if not isinstance(space, ACTION_SPACES):
         names = ", ".join(kind.__name__ for kind in ACTION_SPACES)
         raise ValueError(f"TRPO(env=...) must have an action space of type {names}, got {space}.")
@@ -148,9 +148,9 @@ def check_spaces(model: "TRPO") -> None:
             f"TRPO(use_sde=True) needs Box actions, got {space}. Leave use_sde out: the actions of other spaces are "
             "drawn from probabilities, not with noise."
         )
-    if log_std_init is None and not issubclass(model.policy_class, MlpPolicy):
-        log_std_init = "None" if "log_std_init" in model.policy_kwargs else 0.0
-    if not none_or(number(-LARGEST_LOG_STD, LARGEST_LOG_STD))(log_std_init):
+    log_std_init = model.policy_kwargs.get("log_std_init", None if is_ours else 0.0)
+    within = number(-LARGEST_LOG_STD, LARGEST_LOG_STD)
+    if not (none_or(within) if is_ours else within)(log_std_init):
         raise ValueError(
             f"TRPO(policy_kwargs=dict(log_std_init=...)) must be between {-LARGEST_LOG_STD} and {LARGEST_LOG_STD}, got "
             f"{log_std_init!r}. It is the logarithm of a standard deviation; 0, -1 and -2 are usual."

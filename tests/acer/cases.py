@@ -8,12 +8,16 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_trpo_ext import ACER
+from sb3_trpo_ext.acer.buffer import Sequences
 from sb3_trpo_ext.acer.step import Settings
+from sb3_trpo_ext.common.collection import Timeout
 
 VECTOR = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 DISCRETE, BOX = spaces.Discrete(3), spaces.Box(-1, 1, (2,))
 ACTIONS = {"discrete": DISCRETE, "box": BOX, "box_matrix": spaces.Box(-2, 1, (2, 2))}
+
+T, B = 4, 2  # of the sequences below
 
 # What the constructor's own values are to a gradient step, with discrete actions.
 DEFAULTS = Settings(
@@ -43,3 +47,21 @@ def logged(model: ACER) -> dict[str, Any]:
     """What the last update logged, by names without their ``train/``."""
     values = model.logger.name_to_value
     return {key.removeprefix("train/"): value for key, value in values.items() if key.startswith("train/")}
+
+
+def sequences_of(action, seed=0, cuts=()):
+    """Of another policy than the model's. Of the ends at ``cuts``, the first is a time limit."""
+    rng = np.random.default_rng(seed)
+    discrete = action == "discrete"
+    dones = np.zeros((T, B), bool)
+    for t, b in cuts:
+        dones[t, b] = True
+    final = rng.normal(size=3).astype(np.float32)
+    return Sequences(
+        rng.normal(size=(T + 1, B, 3)).astype(np.float32),
+        rng.integers(3, size=(T, B)) if discrete else rng.normal(size=(T, B, 2)).astype(np.float32),
+        rng.normal(size=(T, B)).astype(np.float32),
+        (rng.normal(size=(T, B, 3)) if discrete else 0.5 + rng.random((T, B, 4))).astype(np.float32),
+        dones,
+        tuple(Timeout(t, b, final) for t, b in cuts[:1]),
+    )

@@ -11,11 +11,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_ext import ACER
 from sb3_trpo_ext.acer.batch import as_sequence_batch
-from sb3_trpo_ext.acer.buffer import Sequences
 from sb3_trpo_ext.acer.learner import Learner
 from sb3_trpo_ext.acer.step import acer_step
-from sb3_trpo_ext.common.collection import Timeout
-from tests.acer.cases import ACTIONS, DEFAULTS, IMAGE, VECTOR, environments, logged
+from tests.acer.cases import ACTIONS, DEFAULTS, IMAGE, VECTOR, environments, logged, sequences_of
 from tests.cases import each_device
 
 OBSERVATIONS = {
@@ -25,7 +23,6 @@ OBSERVATIONS = {
     "dict": ("MultiInputPolicy", spaces.Dict(vector=VECTOR, picture=IMAGE, choice=spaces.Discrete(3))),
 }
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-T, B = 4, 2
 
 
 @pytest.fixture(autouse=True)
@@ -133,22 +130,6 @@ def test_from_one_device_to_the_other_and_back(action, device, space_env, tiny, 
         learns(loaded, place)
 
 
-def sequences_of(action):
-    """Of another policy, with an end by a time limit and one in a terminal state."""
-    rng = np.random.default_rng(0)
-    discrete, final = action == "discrete", rng.normal(size=3).astype(np.float32)
-    dones = np.zeros((T, B), bool)
-    dones[1, 0] = dones[2, 1] = True
-    return Sequences(
-        rng.normal(size=(T + 1, B, 3)).astype(np.float32),
-        rng.integers(3, size=(T, B)) if discrete else rng.normal(size=(T, B, 2)).astype(np.float32),
-        rng.normal(size=(T, B)).astype(np.float32),
-        (rng.normal(size=(T, B, 3)) if discrete else 0.5 + rng.random((T, B, 4))).astype(np.float32),
-        dones,
-        (Timeout(1, 0, final),),
-    )
-
-
 @pytest.fixture
 def same_draws(monkeypatch):
     """A GPU draws other random numbers from the same seed: noise is drawn on the CPU."""
@@ -176,7 +157,9 @@ def test_one_gradient_step(action, delta, device, space_env, tiny, same_draws):
     learners[1].average.load_state_dict(learners[0].average.state_dict())
     settings = replace(DEFAULTS, trust_region_delta=delta)
     for learner in learners:
-        updates.append(acer_step(learner, as_sequence_batch(sequences_of(action), learner.policy), settings))
+        updates.append(
+            acer_step(learner, as_sequence_batch(sequences_of(action, cuts=((1, 0), (2, 1))), learner.policy), settings)
+        )
     for name, value in vars(updates[0]).items():
         assert vars(updates[1])[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
     for before, one, other in zip(start, *(learner.parameters for learner in learners), strict=True):

@@ -9,35 +9,14 @@ import torch
 from torch.distributions import Normal
 
 from sb3_trpo_ext.acer.batch import as_sequence_batch
-from sb3_trpo_ext.acer.buffer import Sequences
 from sb3_trpo_ext.acer.learner import Learner
 from sb3_trpo_ext.acer.losses import discrete_policy_gradient, project
 from sb3_trpo_ext.acer.step import acer_step
-from sb3_trpo_ext.common.collection import Timeout
 from sb3_trpo_ext.kernels.families import Categorical
-from tests.acer.cases import BOX, DEFAULTS, DISCRETE, VECTOR
+from tests.acer.cases import BOX, DEFAULTS, DISCRETE, VECTOR, B, T, sequences_of
 
 ACTIONS = {"discrete": DISCRETE, "box": BOX}
-T, B = 4, 2
 SETTINGS = replace(DEFAULTS, importance_clip=5.0)
-
-
-def sequences_of(action, seed=0, cuts=()):
-    """Of another policy than the model's. Of the ends at ``cuts``, the first is a time limit."""
-    rng = np.random.default_rng(seed)
-    discrete = action == "discrete"
-    dones = np.zeros((T, B), bool)
-    for t, b in cuts:
-        dones[t, b] = True
-    final = rng.normal(size=3).astype(np.float32)
-    return Sequences(
-        rng.normal(size=(T + 1, B, 3)).astype(np.float32),
-        rng.integers(3, size=(T, B)) if discrete else rng.normal(size=(T, B, 2)).astype(np.float32),
-        rng.normal(size=(T, B)).astype(np.float32),
-        (rng.normal(size=(T, B, 3)) if discrete else 0.5 + rng.random((T, B, 4))).astype(np.float32),
-        dones,
-        tuple(Timeout(t, b, final) for t, b in cuts[:1]),
-    )
 
 
 # The first end is a time limit, the second a terminal state.

@@ -9,25 +9,14 @@ from sb3_contrib import TRPO as ContribTRPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecExtractDictObs, VecMonitor, VecNormalize
 
-from sb3_trpo_ext import ACER, TRPO
+from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.common.normalization import normalizer_of
 from sb3_trpo_ext.common.normalization_rules import default_of
 from sb3_trpo_ext.trpo import MlpPolicy
+from tests.common.cases import BOX, DICT, IMAGE, VECTOR, each_algorithm, made
 from tests.conftest import SpaceEnv
 
 NAN = float("nan")
-VECTOR, BOX = spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))
-IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
-DICT = spaces.Dict(vector=VECTOR, picture=IMAGE, choice=spaces.Discrete(3), matrix=spaces.Box(-1, 1, (2, 2)))
-ALGORITHMS = {"TRPO": TRPO, "ACER": ACER}
-each_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
-
-
-def made(algorithm, env, **settings):
-    steps = {"n_steps": 16, "seed": 0, "device": "cpu"}
-    if algorithm is ACER:
-        steps |= {"replay_start": 16, "buffer_size": 64}
-    return algorithm(settings.pop("policy", "MlpPolicy"), env, **(steps | settings))
 
 
 # --------------------------------------------------------------------------------------------- who has them

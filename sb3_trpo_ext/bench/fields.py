@@ -73,6 +73,7 @@ FIELDS = (
     Field(("curve", "steps"), STEPS),
     Field(("curve", "returns"), NUMBERS),
     Field(("curve", "seconds"), NUMBERS, optional=True),
+    Field(("curve", "processor_seconds"), NUMBERS, optional=True),
     Field(("evaluation",), NUMBERS),
     Field(("origin",), TEXT, optional=True),
     Field(("commit",), TEXT, optional=True),

@@ -99,7 +99,8 @@ class Result:
     :param run: that was asked for
     :param steps: at which the curve was read, shape (k,); the last is the end
     :param returns: mean, un-normalised return of the last 100 training episodes, shape (k,)
-    :param seconds: of training until then, shape (k,); NaN where no times were taken
+    :param seconds: of training until then, shape (k,): the processor's, which are what a run takes that has a core for
+        itself; older runs have those of the wall clock; NaN where no times were taken
     :param evaluation: returns of the deterministic policy, one for each episode; may be empty
     :param document: all of the file
     """
@@ -118,7 +119,7 @@ class Result:
 
     @property
     def minutes(self) -> float:
-        """Wall time of training; NaN where no times were taken."""
+        """Of training, as :attr:`seconds`."""
         return self.seconds[-1] / 60
 
     @property
@@ -146,9 +147,9 @@ def read(path: Path) -> Result:
         document = json.loads(path.read_text(encoding="utf-8"))
         check_fields(document)
         run = Run(**{name: value for name, value in document["run"].items() if value is not None})
-        steps, returns, seconds = (document["curve"].get(name) for name in ("steps", "returns", "seconds"))
-        if seconds is None:
-            seconds = [math.nan] * len(steps)
+        steps, returns = document["curve"]["steps"], document["curve"]["returns"]
+        times = (document["curve"].get(name) for name in ("processor_seconds", "seconds"))
+        seconds = next((one for one in times if one is not None), [math.nan] * len(steps))
         if not len(steps) == len(returns) == len(seconds) > 0:
             raise ValueError(f"a curve of {len(steps)} steps, {len(returns)} returns, {len(seconds)} seconds")
         curve = tuple(steps), tuple(map(float, returns)), tuple(map(float, seconds))

@@ -49,13 +49,13 @@ class Curve(BaseCallback):
     def __init__(self, run: Run, progress: Path):
         super().__init__()
         self.run, self.progress = run, progress
-        self.points: list[tuple[int, float, float]] = []
+        self.points: list[tuple[int, float, float, float]] = []
         self.next = self.interval = run.timesteps / POINTS
-        self.started = 0.0
+        self.started = self.processor_started = 0.0
         self.starter = os.getppid()  # SB3 has a parent of its own
 
     def _on_training_start(self) -> None:
-        self.started = time.perf_counter()
+        self.started, self.processor_started = time.perf_counter(), time.process_time()
 
     def _on_step(self) -> bool:
         if self.num_timesteps >= self.next:
@@ -75,7 +75,8 @@ class Curve(BaseCallback):
         if not math.isnan(mean):
             if self.points and self.points[-1][0] == self.num_timesteps:
                 self.points.pop()  # read before the last step's episodes were counted
-            self.points.append((self.num_timesteps, round(mean, 3), round(time.perf_counter() - self.started, 2)))
+            wall, processor = time.perf_counter() - self.started, time.process_time() - self.processor_started
+            self.points.append((self.num_timesteps, round(mean, 3), round(wall, 2), round(processor, 2)))
         write(self.progress, {"steps": self.num_timesteps, "return": None if math.isnan(mean) else mean})
 
     def finish(self) -> None:
@@ -109,19 +110,17 @@ def train(run: Run, progress: Path) -> Document:
         model, settings = setup
         curve = Curve(run, progress)
         manager.callbacks.append(curve)
-        processor = time.process_time()
         manager.learn(model)
-        processor = time.process_time() - processor
         curve.finish()
         environment = manager.create_envs(1, eval_env=True, no_log=True)
         evaluation = evaluate(model, environment, run.seed + EVALUATION_SEED)
-    steps, returns, seconds = zip(*curve.points, strict=True)
+    steps, returns, wall, processor = zip(*curve.points, strict=True)
     return {
         "run": asdict(run),
-        "curve": {"steps": steps, "returns": returns, "seconds": seconds},
+        "curve": {"steps": steps, "returns": returns, "seconds": wall, "processor_seconds": processor},
         "evaluation": evaluation,
-        "wall_seconds": seconds[-1],
-        "processor_seconds": round(processor, 2),
+        "wall_seconds": wall[-1],
+        "processor_seconds": processor[-1],
         "zoo_settings": json.loads(json.dumps(settings, default=str)),
         "all_settings": constructor_settings(model),
         **origin,

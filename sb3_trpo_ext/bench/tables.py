@@ -126,17 +126,17 @@ def speed_table(comparison: Comparison) -> Table:
         return f"{figure(gained_per_minute(results))} ({figure(minutes)} min)"
 
     return Table(
-        "Return per minute of wall time",
+        "Return per minute",
         "Return gained over random actions per minute of training, and the minutes, means over the seeds whose "
-        "time was taken. Times of runs that shared the machine with others are not comparable with those of runs "
-        "that had it alone.",
+        "time was taken: processor time of one thread; of runs that did not store it, wall-clock time, which is "
+        "longer where others shared the machine.",
         by_task(comparison, cell),
     )
 
 
 def gained_per_minute(results: Sequence[Result]) -> float:
     """
-    Return gained over random actions, per minute of wall time. Gained, because a return may be negative.
+    Return gained over random actions, per minute of training. Gained, because a return may be negative.
 
     :param results: of the seeds of one task, with times
     """

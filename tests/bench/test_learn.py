@@ -96,7 +96,8 @@ def test_a_run_writes_all_that_it_must(trained):
     assert result.run == Run("trpo_ext", "CartPole-v1", 2000, 7, "wide", {"target_kl": 0.03, "normalize": True})
     assert len(result.steps) == len(result.returns) == len(result.seconds) >= 20
     assert list(result.steps) == sorted(set(result.steps)) and result.steps[-1] == 2048
-    assert list(result.seconds) == sorted(result.seconds) and document["wall_seconds"] == result.seconds[-1]
+    assert list(result.seconds) == sorted(result.seconds) and document["processor_seconds"] == result.seconds[-1]
+    assert document["curve"]["seconds"][-1] == document["wall_seconds"]
     assert len(result.evaluation) == 20
     # Rewards are normalised for the algorithm, not in what is written: whole numbers, from 8 on.
     assert 8 <= min(result.returns) and all(one == int(one) >= 8 for one in result.evaluation)

@@ -19,7 +19,9 @@ def test_a_run_in_two_folders(tmp_path, stored):
         main(["report", "--results", str(tmp_path / "a"), str(tmp_path / "b")])
 
 
-@pytest.mark.parametrize("part, value", [("steps", []), ("returns", [1.0]), ("seconds", [None, None])])
+@pytest.mark.parametrize(
+    "part, value", [("steps", []), ("returns", [1.0]), ("seconds", [None, None]), ("processor_seconds", [1.0])]
+)
 def test_a_curve_that_is_none(tmp_path, stored, contents, part, value):
     (run,) = stored(tmp_path, "trpo_ext", "CartPole-v1", 1000, [1.0])
     document = contents(run.path(tmp_path))
@@ -42,6 +44,15 @@ def test_what_is_written_is_read(tmp_path, stored):
     assert (result.run, result.steps, result.returns) == (run, (500, 1000), (4.0, 8.0))
     assert (result.final, result.evaluated, result.minutes, result.is_timed) == (8.0, 9.0, 1.0, True)
     assert result.origin is None and result.document["commit"] == "0123456789ab"
+
+
+def test_a_run_that_stored_the_processors_time_is_timed_by_it(tmp_path, stored, contents):
+    (run,) = stored(tmp_path, "trpo_ext", "CartPole-v1", 1000, [8.0])
+    document = contents(run.path(tmp_path))
+    document["curve"]["processor_seconds"] = [10.0, 30.0]
+    run.path(tmp_path).write_text(json.dumps(document))
+    result = read(run.path(tmp_path))
+    assert result.seconds == (10.0, 30.0) and result.minutes == 0.5
 
 
 def test_a_file_has_a_line_for_each_key_and_nothing_else_is_left(tmp_path):

@@ -122,6 +122,16 @@ class Result:
         """Of training, as :attr:`seconds`."""
         return self.seconds[-1] / 60
 
+    def minutes_to(self, score: float) -> float:
+        """
+        Training time until the curve was first read at a return.
+
+        :param score: the return
+        :return: as :attr:`minutes`; infinite when it was never read so high
+        """
+        times = (time for time, value in zip(self.seconds, self.returns, strict=True) if value >= score)
+        return next(times, math.inf) / 60
+
     @property
     def is_timed(self) -> bool:
         """Whether times were taken."""

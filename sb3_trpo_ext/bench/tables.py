@@ -1,13 +1,16 @@
 """The tables of a report: tasks beside algorithms, one table for each thing that is compared."""
 
+import math
+import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from sb3_trpo_ext.bench.algorithms import shown
 from sb3_trpo_ext.bench.comparison import Comparison, Kind, improvements
 from sb3_trpo_ext.bench.formatting import NOTHING, Table, bracketed, figure, grid, spread
 from sb3_trpo_ext.bench.results import Result
 from sb3_trpo_ext.bench.statistics import interquartile_mean
-from sb3_trpo_ext.bench.suites import SCALE, Task
+from sb3_trpo_ext.bench.suites import SCALE, SCORES, Task
 from sb3_trpo_ext.bench.variants import variant_table
 
 MOST_COLUMNS = 8  # labels side by side; more are rows
@@ -28,6 +31,7 @@ def tables(comparison: Comparison) -> list[Table]:
         improvement_table(comparison, "deterministic"),
         variant_table(comparison),
         speed_table(comparison),
+        score_table(comparison),
     ]
     return [one for one in found if one is not None]
 
@@ -131,6 +135,34 @@ def speed_table(comparison: Comparison) -> Table:
         "time was taken: processor time of one thread; of runs that did not store it, wall-clock time, which is "
         "longer where others shared the machine.",
         by_task(comparison, cell),
+    )
+
+
+def score_table(comparison: Comparison) -> Table | None:
+    """
+    :param comparison: of at least one label
+    :return: None without a task that has a score
+    """
+    tasks = [task for task in comparison.tasks if task.environment in SCORES]
+    if not tasks:
+        return None
+
+    def cell(label: str, task: Task) -> str:
+        results = [one for one in comparison.runs(label, task) if one.is_timed]
+        if not results:
+            return NOTHING
+        minutes = [one.minutes_to(SCORES[task.environment]) for one in results]
+        reached = sum(map(math.isfinite, minutes))
+        middle = statistics.median_high(minutes)
+        return f"{figure(middle) if math.isfinite(middle) else NOTHING} ({reached} of {len(results)})"
+
+    scores = ", ".join(f"{task.environment} {figure(SCORES[task.environment])}" for task in tasks)
+    return Table(
+        "Minutes to a score",
+        "Training time, as above, until the mean return of the last 100 training episodes is first read at "
+        f"{scores}: median over seeds, where one that never gets there takes longer than any; in brackets how many "
+        "get there.",
+        by_task(replace(comparison, tasks=tuple(tasks)), cell),
     )
 
 

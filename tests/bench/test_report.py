@@ -42,6 +42,9 @@ def test_report(tmp_path, results, capsys, row):
     # Two of four beat 305 and all beat 100; 310 and above beat both: (1 + 2 + 2 + 2) / 8.
     assert row(text, "Probability of improvement", "CartPole-v1 20k")[0].startswith("0.88 [")
     assert row(text, "Return per minute", "CartPole-v1 20k")[2] == "375.5 (1.00 min)"
+    # The curves are read after half a minute, at half of the end's return, and after a minute.
+    assert row(text, "Minutes to a score", "CartPole-v1 20k") == ["– (1 of 4)", "– (0 of 2)", "– (0 of 1)"]
+    assert "| Pendulum-v1" not in text.split("## Minutes to a score")[1].split("##")[0]
     assert "- trpo: seeds 0 1; no runs of Pendulum-v1 40k." in text
     assert "- trpo_ext: seeds 0 1 2 3 (CartPole-v1 20k); 0 1 (Pendulum-v1 40k)." in text
     assert (
@@ -57,6 +60,16 @@ def test_report(tmp_path, results, capsys, row):
     for name in ("curves.png", "time.png", "profile.png", "improvement.png"):
         assert f"]({name})" in text
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_minutes_to_a_score(tmp_path, stored, measured_otherwise, row):
+    """Between the two in the middle the later one counts, and what was not timed does not."""
+    runs = stored(tmp_path / "r", "trpo", "CartPole-v1", 20_000, [960.0, 480.0, 480.0, 400.0, 960.0])
+    measured_otherwise(runs[4].path(tmp_path / "r"))
+    assert [run.minutes_to(475.0) for run in read_all([tmp_path / "r"])][:4] == [0.5, 1.0, 1.0, math.inf]
+    main(["report", "--results", str(tmp_path / "r"), "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out/learning.md").read_text()
+    assert row(text, "Minutes to a score", "CartPole-v1 20k") == ["1.00 (3 of 4)"]
 
 
 @pytest.mark.parametrize("encoding", [None, "ascii", "latin-1"])

@@ -17,11 +17,12 @@ from sb3_trpo_ext.bench.formatting import bracketed, figure
 from sb3_trpo_ext.bench.learn import add_execution_arguments, execute
 from sb3_trpo_ext.bench.plan import parameters
 from sb3_trpo_ext.bench.provenance import commit
-from sb3_trpo_ext.bench.results import Result, read, read_all
+from sb3_trpo_ext.bench.results import Result
 from sb3_trpo_ext.bench.statistics import Estimate, interquartile_mean, mean_of_interquartile_means
+from sb3_trpo_ext.bench.store import finished, read_all
 from sb3_trpo_ext.bench.suites import SCALE
 
-STORED = Path("benchmarks/quick")
+STORED = Path("benchmarks/quick.jsonl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,19 +60,21 @@ def judge(stored: list[Result], fresh: list[Result]) -> Verdict:
     return Verdict(label, rows, fresh_mean.value >= stored_mean.low)
 
 
-def require_fresh(folder: Path, stored: Path) -> None:
+def require_fresh(out: Path, stored: Path) -> None:
     """
-    :param folder: for the fresh results
-    :param stored: folder of the stored ones
+    :param out: file for the fresh results
+    :param stored: file of the stored ones
     :raises ValueError: when it has results that are not of this code
     """
-    if folder.resolve() == stored.resolve():
-        raise ValueError(f"--out {folder} is the folder of the stored results: give another")
+    if out.resolve() == stored.resolve():
+        raise ValueError(f"--out {out} is the file of the stored results: give another")
     now = commit()
-    for path in sorted(folder.glob("*/*.json")):
-        then = read(path).document.get("commit")
+    for result in finished(out).values():
+        then = result.document.get("commit")
         if then != now:
-            raise ValueError(f"{path} is of commit {then}, the code here of {now}: remove it, or give another --out")
+            raise ValueError(
+                f"{result.run} in {out} is of commit {then}, the code here of {now}: remove it, or give another --out"
+            )
 
 
 def show(verdict: Verdict) -> None:
@@ -88,8 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     :param parser: of the subcommand
     """
-    parser.add_argument("--stored", type=Path, default=STORED, help=f"folder of earlier results (default {STORED})")
-    parser.add_argument("--out", type=Path, help="folder for the fresh results, to go on after Ctrl-C (default: none)")
+    parser.add_argument("--stored", type=Path, default=STORED, help=f"file of earlier results (default {STORED})")
+    parser.add_argument("--out", type=Path, help="file for the fresh results, to go on after Ctrl-C (default: none)")
     add_execution_arguments(parser)
 
 
@@ -109,7 +112,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
             raise ValueError(f"No scale to average by, see bench/suites.py: {', '.join(sorted(without))}")
         runs = [dataclasses.replace(one.run, params={**one.run.params, **params}) for one in stored]
         with tempfile.TemporaryDirectory() as folder:
-            out = options.out or Path(folder)
+            out = options.out or Path(folder, "fresh.jsonl")
             require_fresh(out, options.stored)
             failed = execute(runs, out, options.jobs)
             if failed:

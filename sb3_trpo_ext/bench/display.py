@@ -3,10 +3,9 @@
 import os
 import sys
 import time
-from pathlib import Path
 
 from sb3_trpo_ext.bench.processes import Running
-from sb3_trpo_ext.bench.results import read
+from sb3_trpo_ext.bench.results import Result
 
 SIGN_OF_LIFE = 600.0  # seconds between lines about the running runs where there is no terminal
 
@@ -26,20 +25,18 @@ class Display:
         self.shown = time.monotonic()
         print(f"{total} run{'s' * (total > 1)}, {finished} finished earlier", flush=True)
 
-    def ended(self, one: Running, out: Path, report: str | None) -> None:
+    def ended(self, one: Running, outcome: Result | str) -> None:
         """
         :param one: run that ended
-        :param out: folder of the results
-        :param report: why it failed, if it did
+        :param outcome: its result, or why it failed
         """
         self.clear()
         self.done += 1
         self.durations.append(time.monotonic() - one.started)
-        if report is None:
-            result = read(one.run.path(out))
-            text = f"return {result.final:.1f}, evaluation {result.evaluated:.1f}, {result.minutes:.1f} min"
+        if isinstance(outcome, Result):
+            text = f"return {outcome.final:.1f}, evaluation {outcome.evaluated:.1f}, {outcome.minutes:.1f} min"
         else:
-            text = f"FAILED: {report}"
+            text = f"FAILED: {outcome}"
         print(f"[{self.done}/{self.total}] {time.strftime('%H:%M')} {one.run}: {text}", flush=True)
 
     def show(self, running: list[Running], waiting: int) -> None:

@@ -3,14 +3,15 @@
 import dataclasses
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from sb3_trpo_ext.bench.display import Display
-from sb3_trpo_ext.bench.processes import Running, conclude, start, stop, tidy
-from sb3_trpo_ext.bench.results import Run, read
+from sb3_trpo_ext.bench.processes import Running, conclude, start, stop, take_in
+from sb3_trpo_ext.bench.results import Result, Run
+from sb3_trpo_ext.bench.store import Key, finished, key
 
 POLL = 0.5  # seconds between looks at the running processes
 
@@ -20,19 +21,18 @@ def train_all(runs: Iterable[Run], out: Path, jobs: int) -> dict[str, str]:
     Train what has no result yet.
 
     :param runs: in the order in which they start
-    :param out: folder for the results
+    :param out: file for the results
     :param jobs: processes at a time
     :return: failed runs → the end of what they printed, traceback included
     :raises ValueError: when a result is there that was made with other settings
     :raises KeyboardInterrupt: after the running processes were ended
     """
     runs = list(runs)
-    finished = [run for run in runs if is_finished(run, out)]
-    for run in finished:
-        tidy(run.path(out))
-    waiting = [run for run in runs if run not in finished]
+    take_in(runs, out)
+    there = finished(out)
+    waiting = [run for run in runs if not is_among(there, run, out)]
     failed: dict[str, str] = {}
-    display = Display(len(runs), len(finished))
+    display = Display(len(runs), len(runs) - len(waiting))
     running: list[Running] = []
     with sigterm_as_ctrl_c():
         try:
@@ -42,10 +42,10 @@ def train_all(runs: Iterable[Run], out: Path, jobs: int) -> dict[str, str]:
                 ended = [one for one in running if one.process.poll() is not None]
                 running = [one for one in running if one not in ended]
                 for one in ended:
-                    report = conclude(one, out)
-                    if report is not None:
-                        failed[str(one.run)] = report
-                    display.ended(one, out, report)
+                    outcome = conclude(one, out)
+                    if isinstance(outcome, str):
+                        failed[str(one.run)] = outcome
+                    display.ended(one, outcome)
                 display.show(running, len(waiting))
                 if running and not ended:
                     time.sleep(POLL)
@@ -56,18 +56,18 @@ def train_all(runs: Iterable[Run], out: Path, jobs: int) -> dict[str, str]:
     return failed
 
 
-def is_finished(run: Run, out: Path) -> bool:
+def is_among(there: Mapping[Key, Result], run: Run, out: Path) -> bool:
     """
     Whether a run has its result.
 
+    :param there: the finished runs
     :param run: in question
-    :param out: folder of the results
-    :raises ValueError: when the file is there but of a run with other settings
+    :param out: file of the results
+    :raises ValueError: when there is one of its name, but with other settings
     """
-    path = run.path(out)
-    if not path.is_file():
+    if key(run) not in there:
         return False
-    stored = read(path).run
+    stored = there[key(run)].run
     if stored != run:
         fields = [field.name for field in dataclasses.fields(Run)]
         different = {
@@ -75,7 +75,7 @@ def is_finished(run: Run, out: Path) -> bool:
             for name in fields
             if getattr(stored, name) != getattr(run, name)
         }
-        raise ValueError(f"{path} is of another run: {different}. Give another --label or --out")
+        raise ValueError(f"{out} has another {run}: {different}. Give another --label or --out")
     return True
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from sb3_trpo_ext.bench.algorithms import ALGOS
 from sb3_trpo_ext.bench.jobs import train_all
 from sb3_trpo_ext.bench.plan import plan
-from sb3_trpo_ext.bench.results import NEWEST, Run
+from sb3_trpo_ext.bench.results import Run
+from sb3_trpo_ext.bench.store import NEWEST, finished, key
 from sb3_trpo_ext.bench.suites import SUITES
 
 
@@ -30,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one run each (default 0 to 4)")
     add_execution_arguments(parser)
-    parser.add_argument("--out", type=Path, default=NEWEST, help=f"folder of the results (default {NEWEST})")
+    parser.add_argument(
+        "--out", type=Path, default=NEWEST, help=f"file for the results, a line each (default {NEWEST})"
+    )
     parser.add_argument(
         "--defaults", action="store_true", help="the constructor's defaults instead of RL Zoo's settings"
     )
@@ -77,8 +80,9 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
     if failed:
         names = "\n  ".join(failed)
         sys.exit(f"{len(failed)} run{'s' * (len(failed) > 1)} failed (tried again by the same command):\n  {names}")
-    folder = shlex.quote(str(options.out))
-    print(f"All is in {options.out}. Next: python -m sb3_trpo_ext.bench report --results {folder}")
+    print(
+        f"All is in {options.out}. Next: python -m sb3_trpo_ext.bench report --results {shlex.quote(str(options.out))}"
+    )
 
 
 def execute(runs: list[Run], out: Path, jobs: int) -> dict[str, str]:
@@ -86,7 +90,7 @@ def execute(runs: list[Run], out: Path, jobs: int) -> dict[str, str]:
     :func:`train_all` for a command line.
 
     :param runs: to train
-    :param out: folder for the results
+    :param out: file for the results
     :param jobs: processes at a time
     :return: failed runs → why
     :raises SystemExit: when interrupted, or something is missing
@@ -96,6 +100,7 @@ def execute(runs: list[Run], out: Path, jobs: int) -> dict[str, str]:
     try:
         return train_all(runs, out, jobs)
     except KeyboardInterrupt:
-        done = sum(run.path(out).is_file() for run in runs)
+        there = finished(out)
+        done = sum(key(run) in there for run in runs)
         print(f"Interrupted: {done} of {len(runs)} runs are finished and kept. The same command goes on from here.")
         sys.exit(128 + signal.SIGINT)

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sb3_trpo_ext.bench.results import Run
+from sb3_trpo_ext.bench.results import Result, Run, read
+from sb3_trpo_ext.bench.store import append, finished, key
 
 PATIENCE = 10.0  # seconds that an interrupted run has to end by itself
 TRACEBACK_LINES = 25
@@ -53,12 +54,21 @@ class Running:
         return document["steps"] / self.run.timesteps, document["return"]
 
 
+def workplace(out: Path) -> Path:
+    """
+    The folder for what is of use until a run is finished.
+
+    :param out: file of the results
+    """
+    return out.with_name(f"{out.name}.running")
+
+
 def start(run: Run, out: Path) -> Running:
     """
     :param run: to train
-    :param out: folder for its result
+    :param out: file for its result
     """
-    path = run.path(out)
+    path = run.path(workplace(out))
     path.parent.mkdir(parents=True, exist_ok=True)
     log, progress = path.with_suffix(".log"), path.with_suffix(".progress")
     progress.unlink(missing_ok=True)
@@ -79,33 +89,59 @@ def start(run: Run, out: Path) -> Running:
     return Running(run, process, log, progress, time.monotonic())
 
 
-def conclude(ended: Running, out: Path) -> str | None:
+def conclude(ended: Running, out: Path) -> Result | str:
     """
-    Tidy up after a process. The log of a failed run is kept.
+    Store a run whose process has ended, and tidy up. The log of a failed run is kept.
 
     :param ended: whose process has ended
-    :param out: folder of the results
-    :return: why it failed; None if it did not
+    :param out: file for the results
+    :return: the result, or why it failed
     """
-    path = ended.run.path(out)
+    path = ended.run.path(workplace(out))
     code = ended.process.returncode
     if code == 0 and path.is_file():
-        tidy(path)
-        return None
+        return store(path, out)
     ended.progress.unlink(missing_ok=True)
     last = ended.log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-TRACEBACK_LINES:]
     why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
     return "\n".join([f"{why}; all of its output is in {ended.log}", *last])
 
 
-def tidy(path: Path) -> None:
+def store(path: Path, out: Path) -> Result:
     """
-    Remove what a run leaves besides its result, also when the process that started it was gone before it.
+    Move a result from its own file to that of all.
 
     :param path: of the result
+    :param out: file for the results
     """
-    for suffix in (".log", ".progress"):
+    result = read(path)
+    if key(result.run) not in finished(out):
+        append(out, result.document)
+    for suffix in (".log", ".progress", path.suffix):
         path.with_suffix(suffix).unlink(missing_ok=True)
+    remove_empty(path.parent)
+    return result
+
+
+def take_in(runs: Iterable[Run], out: Path) -> None:
+    """
+    Store what was finished by processes that outlived the one that started them.
+
+    :param runs: of which there may be such
+    :param out: file for the results
+    """
+    for path in (run.path(workplace(out)) for run in runs):
+        if path.is_file():
+            store(path, out)
+
+
+def remove_empty(folder: Path) -> None:
+    """
+    :param folder: of a label in the workplace; removed if nothing is left in it, and the workplace likewise
+    """
+    for one in (folder, folder.parent):
+        if one.is_dir() and not any(one.iterdir()):
+            one.rmdir()
 
 
 def stop(running: Iterable[Running]) -> None:
@@ -126,3 +162,4 @@ def stop(running: Iterable[Running]) -> None:
             one.process.wait()
         for file in (one.log, one.progress, *one.log.parent.glob(f"*.{one.process.pid}.tmp")):
             file.unlink(missing_ok=True)
+        remove_empty(one.log.parent)

@@ -10,7 +10,8 @@ from sb3_trpo_ext.bench.algorithms import BASELINE, OURS
 from sb3_trpo_ext.bench.comparison import Comparison
 from sb3_trpo_ext.bench.conditions import conditions
 from sb3_trpo_ext.bench.pictures import draw
-from sb3_trpo_ext.bench.results import NEWEST, Result, read_all
+from sb3_trpo_ext.bench.results import Result
+from sb3_trpo_ext.bench.store import NEWEST, read_all
 from sb3_trpo_ext.bench.suites import SUITES
 from sb3_trpo_ext.bench.tables import tables
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     :param parser: of the subcommand
     """
-    parser.add_argument("--results", type=Path, nargs="+", default=[NEWEST], help=f"folders (default {NEWEST})")
+    parser.add_argument("--results", type=Path, nargs="+", default=[NEWEST], help=f"files (default {NEWEST})")
     parser.add_argument("--suite", choices=SUITES, help="only its tasks")
     parser.add_argument("--envs", nargs="+", metavar="ENV", help="only these")
     parser.add_argument(

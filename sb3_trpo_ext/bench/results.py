@@ -1,4 +1,4 @@
-"""A training run, what comes of it, and where it lies on disk."""
+"""A training run, and what comes of it."""
 
 import ast
 import json
@@ -14,7 +14,6 @@ from sb3_trpo_ext.bench.fields import check_fields
 from sb3_trpo_ext.bench.suites import Task
 
 Document = dict[str, Any]
-NEWEST = Path("logs/learn")  # where results go, and are read from, unless another folder is given
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,7 @@ class Run:
 
     def path(self, out: Path) -> Path:
         """
-        :param out: folder of all runs
-        :return: of the file that exists when the run is finished
+        :param out: folder with a file for each run
         """
         task = f"{self.environment.replace('/', '-')}_{self.timesteps}"
         return out / self.label / f"{task}_{self.seed}.json"
@@ -102,7 +100,7 @@ class Result:
     :param seconds: of training until then, shape (k,): the processor's, which are what a run takes that has a core for
         itself; older runs have those of the wall clock; NaN where no times were taken
     :param evaluation: returns of the deterministic policy, one for each episode; may be empty
-    :param document: all of the file
+    :param document: all that was stored
     """
 
     run: Run
@@ -150,11 +148,20 @@ class Result:
 
 def read(path: Path) -> Result:
     """
-    :param path: of a finished run
+    :param path: of a file with one run
     :raises ValueError: when it is no such file
     """
+    return result_of(path.read_bytes(), str(path))
+
+
+def result_of(text: bytes, place: str) -> Result:
+    """
+    :param text: JSON
+    :param place: where it was found
+    :raises ValueError: when it is no result
+    """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(text)
         check_fields(document)
         run = Run(**{name: value for name, value in document["run"].items() if value is not None})
         steps, returns = document["curve"]["steps"], document["curve"]["returns"]
@@ -165,31 +172,7 @@ def read(path: Path) -> Result:
         curve = tuple(steps), tuple(map(float, returns)), tuple(map(float, seconds))
         return Result(run, *curve, tuple(map(float, document["evaluation"])), document)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path} is no result of `bench learn`: {error}. Remove it, or give another folder") from error
-
-
-def read_all(folders: Iterable[Path]) -> list[Result]:
-    """
-    The finished runs in some folders, in order of label, task and seed.
-
-    :param folders: each as ``bench learn --out`` had it
-    :raises ValueError: when there are none, or a run is there twice
-    """
-    found: dict[tuple[str, Task, int], Result] = {}
-    files: dict[tuple[str, Task, int], Path] = {}
-    folders = list(folders)
-    for path in sorted(path for folder in folders for path in folder.glob("*/*.json")):
-        result = read(path)
-        key = (result.run.label, result.run.task, result.run.seed)
-        if key in found:
-            raise ValueError(f"{result.run} is there twice: {files[key]} and {path}")
-        found[key], files[key] = result, path
-    if not found:
-        raise ValueError(
-            f"There are no finished runs in {', '.join(map(str, folders))}. "
-            "Make some: python -m sb3_trpo_ext.bench learn --out …"
-        )
-    return [found[key] for key in sorted(found)]
+        raise ValueError(f"{place} is no result of `bench learn`: {error}. Remove it, or give another file") from error
 
 
 def write(path: Path, document: Document) -> None:

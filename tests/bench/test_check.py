@@ -8,7 +8,7 @@ import pytest
 
 from sb3_trpo_ext.bench import check
 from sb3_trpo_ext.bench.__main__ import main
-from sb3_trpo_ext.bench.results import read_all
+from sb3_trpo_ext.bench.store import append, read_all
 
 SCORES = [100.0, 120.0, 130.0, 140.0, 160.0]
 
@@ -54,16 +54,17 @@ def test_a_task_that_is_no_longer_learnt_fails(tmp_path, stored):
 
 
 def test_results_that_are_not_fresh(tmp_path, stored, monkeypatch):
-    for folder in ("stored", "fresh"):
-        stored(tmp_path / folder, "trpo_ext", "CartPole-v1", 20_000, SCORES)
+    stored(tmp_path / "stored", "trpo_ext", "CartPole-v1", 20_000, SCORES)
+    for result in read_all([tmp_path / "stored"]):
+        append(tmp_path / "fresh.jsonl", result.document)
     command = ["check", "--stored", str(tmp_path / "stored"), "--out"]
-    with pytest.raises(SystemExit, match="is the folder of the stored results"):
-        main([*command, str(tmp_path / "fresh/../stored")])
-    with pytest.raises(SystemExit, match=r"_0\.json is of commit 0123456789ab, the code here of"):
-        main([*command, str(tmp_path / "fresh")])
+    with pytest.raises(SystemExit, match="is the file of the stored results"):
+        main([*command, str(tmp_path / "stored/../stored")])
+    with pytest.raises(SystemExit, match=r"seed 0 in \S+ is of commit 0123456789ab, the code here of"):
+        main([*command, str(tmp_path / "fresh.jsonl")])
     # Of this code they are what an interrupted check goes on from.
     monkeypatch.setattr(check, "commit", lambda: "0123456789ab")
-    main([*command, str(tmp_path / "fresh")])
+    main([*command, str(tmp_path / "fresh.jsonl")])
 
 
 def test_a_task_without_a_scale(tmp_path, stored):
@@ -88,12 +89,13 @@ def test_check_passes_on_stored_results_and_fails_on_a_crippled_setting(tmp_path
         return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=600)
 
     small = ("--envs", "CartPole-v1", "--timesteps", "8000", "--algos", "trpo_ext", "--seeds", "0", "1", "2")
-    trained = bench("learn", *small, "--out", str(tmp_path))
+    stored = str(tmp_path / "runs.jsonl")
+    trained = bench("learn", *small, "--out", stored)
     assert trained.returncode == 0, trained.stdout + trained.stderr
-    same = bench("check", "--stored", str(tmp_path))
+    same = bench("check", "--stored", stored)
     assert same.returncode == 0, same.stdout + same.stderr
     assert "Not below the stored interval" in same.stdout
     # A trust region so small that nothing is learnt.
-    crippled = bench("check", "--stored", str(tmp_path), "--params", "target_kl:1e-9")
+    crippled = bench("check", "--stored", stored, "--params", "target_kl:1e-9")
     assert crippled.returncode == 1
     assert "trpo_ext learns less" in crippled.stderr

@@ -3,7 +3,7 @@
 import pytest
 
 from sb3_trpo_ext.bench.comparison import Comparison, improvements
-from sb3_trpo_ext.bench.results import read_all
+from sb3_trpo_ext.bench.store import read_all
 
 
 def test_only_shared_tasks_are_averaged(results):

@@ -7,7 +7,7 @@ import pytest
 from sb3_trpo_ext.bench.__main__ import main
 from sb3_trpo_ext.bench.comparison import Comparison
 from sb3_trpo_ext.bench.conditions import conditions
-from sb3_trpo_ext.bench.results import read_all
+from sb3_trpo_ext.bench.store import read_all
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,10 @@ def test_without_a_terminal_the_running_ones_are_shown_now_and_then(running, cap
     assert capsys.readouterr().out == expected
 
 
-def test_what_waits_takes_as_long_as_what_has_ended(running, capsys, monkeypatch, tmp_path):
+def test_what_waits_takes_as_long_as_what_has_ended(running, capsys, monkeypatch):
     monkeypatch.setattr(display, "SIGN_OF_LIFE", 0.0)
     shown = Display(3, 0)
-    shown.ended(running, tmp_path, "no luck")
+    shown.ended(running, "no luck")
     shown.show([running], waiting=1)
     ended, still = capsys.readouterr().out.splitlines()[1:]
     assert ended.startswith("[1/3] ") and ended.endswith(" trpo_ext CartPole-v1 10 seed 0: FAILED: no luck")

@@ -7,6 +7,7 @@ import pytest
 from sb3_trpo_ext.bench.__main__ import main
 from sb3_trpo_ext.bench.fields import FIELDS
 from sb3_trpo_ext.bench.results import read
+from sb3_trpo_ext.bench.store import append
 
 
 def changed(document, path, value):
@@ -57,10 +58,13 @@ def test_what_is_wrong_with_a_field(tmp_path, stored, contents, path, value, mes
     (run,) = stored(tmp_path, "trpo_ext", "CartPole-v1", 1000, [1.0])
     file = run.path(tmp_path)
     file.write_text(json.dumps(changed(contents(file), path, value)))
+    lines = tmp_path / "runs.jsonl"
+    append(lines, contents(file))
     commands = (
         ["report", "--results", str(tmp_path)],
-        ["check", "--stored", str(tmp_path)],
-        ["learn", "--envs=CartPole-v1", "--timesteps=1000", "--algos=trpo_ext", "--seeds=0", "--out", str(tmp_path)],
+        ["report", "--results", str(lines)],
+        ["check", "--stored", str(lines)],
+        ["learn", "--envs=CartPole-v1", "--timesteps=1000", "--algos=trpo_ext", "--seeds=0", "--out", str(lines)],
     )
     for command in commands:
         with pytest.raises(SystemExit) as end:

@@ -16,8 +16,9 @@ import pytest
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.bench import jobs, learn
 from sb3_trpo_ext.bench.__main__ import main
-from sb3_trpo_ext.bench.results import Run, read
+from sb3_trpo_ext.bench.results import Run
 from sb3_trpo_ext.bench.run import constructor_settings
+from sb3_trpo_ext.bench.store import read_all
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -28,17 +29,18 @@ def test_interruption_ends_what_runs_and_keeps_what_is_finished(tmp_path, runs, 
     monkeypatch.setattr(jobs, "start", lambda run, out: started.append(start(run, out)) or started[-1])
 
     def interrupt():
-        while not (tmp_path / "trpo_ext/CartPole-v1_10_2.progress").exists():
+        while not (tmp_path / "runs.jsonl.running/trpo_ext/CartPole-v1_10_2.progress").exists():
             time.sleep(0.05)
         os.kill(os.getpid(), number)
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(SystemExit) as end:
-        learn.execute(runs(4, 2), tmp_path, jobs=1)
+        learn.execute(runs(4, 2), tmp_path / "runs.jsonl", jobs=1)
     assert end.value.code == 130
     assert "1 of 2 runs are finished and kept" in capsys.readouterr().out
     assert len(started) == 2 and all(one.process.poll() is not None for one in started)
-    assert [path.name for path in (tmp_path / "trpo_ext").iterdir()] == ["CartPole-v1_10_4.json"]
+    assert [path.name for path in tmp_path.glob("runs*")] == ["runs.jsonl"]
+    assert [one.run.seed for one in read_all([tmp_path / "runs.jsonl"])] == [4]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -57,11 +59,12 @@ def really_train(out, *options, timesteps="2e3", **variables):
 def test_a_short_run_is_trained_evaluated_and_written(tmp_path):
     """Also where the locale has no more than ASCII, and our file of settings has."""
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0"}
-    printed = really_train(tmp_path, "--params", "target_kl:0.03", "--label", "short", timesteps="200", **ascii_only)
+    out = tmp_path / "größe.jsonl"
+    printed = really_train(out, "--params", "target_kl:0.03", "--label", "short", timesteps="200", **ascii_only)
     assert "1 run, 0 finished earlier\n[1/1]" in printed and "short CartPole-v1 200 seed 7: return" in printed
-    assert printed.endswith(f"All is in {tmp_path}. Next: python -m sb3_trpo_ext.bench report --results {tmp_path}\n")
-    assert [path.name for path in (tmp_path / "short").iterdir()] == ["CartPole-v1_200_7.json"]
-    result = read(tmp_path / "short/CartPole-v1_200_7.json")
+    assert "Next: python -m sb3_trpo_ext.bench report --results " in printed
+    assert list(tmp_path.iterdir()) == [out]
+    (result,) = read_all([out])
     assert result.run == Run("trpo_ext", "CartPole-v1", 200, 7, "short", {"target_kl": 0.03})
     # The shipped settings have rollouts of 512 steps.
     assert result.steps[-1] == result.document["all_settings"]["n_steps"] == 512
@@ -69,7 +72,7 @@ def test_a_short_run_is_trained_evaluated_and_written(tmp_path):
 
 
 def test_the_same_command_again_starts_nothing(tmp_path, stand_in, capsys):
-    out = tmp_path / "two words"
+    out = tmp_path / "two words.jsonl"
     command = ["learn", "--envs", "CartPole-v1", "--timesteps", "10", "--algos", "trpo_ext", "--seeds", "0", "4"]
     main([*command, "--out", str(out)])
     assert "2 runs, 0 finished earlier\n[1/2]" in capsys.readouterr().out
@@ -82,7 +85,7 @@ def test_the_same_command_again_starts_nothing(tmp_path, stand_in, capsys):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """With changed settings."""
-    out = tmp_path_factory.mktemp("trained")
+    out = tmp_path_factory.mktemp("trained") / "runs.jsonl"
     return out, really_train(out, "--params", "target_kl:0.03", "normalize:True", "--label", "wide")
 
 
@@ -90,8 +93,7 @@ def trained(tmp_path_factory):
 def test_a_run_writes_all_that_it_must(trained):
     out, printed = trained
     assert "[1/1]" in printed and "wide CartPole-v1 2k seed 7: return" in printed
-    assert [path.name for path in (out / "wide").iterdir()] == ["CartPole-v1_2000_7.json"]
-    result = read(out / "wide/CartPole-v1_2000_7.json")
+    (result,) = read_all([out])
     document = result.document
     assert result.run == Run("trpo_ext", "CartPole-v1", 2000, 7, "wide", {"target_kl": 0.03, "normalize": True})
     assert len(result.steps) == len(result.returns) == len(result.seconds) >= 20
@@ -112,17 +114,17 @@ def test_a_run_writes_all_that_it_must(trained):
 @pytest.mark.slow
 def test_the_same_command_again_trains_nothing(trained):
     out, _ = trained
-    before = (out / "wide/CartPole-v1_2000_7.json").stat().st_mtime_ns
-    run = read(out / "wide/CartPole-v1_2000_7.json").run
-    arguments = run.command().split("bench ")[1].replace("'", "").split()
+    before = out.read_bytes()
+    (result,) = read_all([out])
+    arguments = result.run.command().split("bench ")[1].replace("'", "").split()
     main([*arguments, "--out", str(out)])
-    assert (out / "wide/CartPole-v1_2000_7.json").stat().st_mtime_ns == before
+    assert out.read_bytes() == before
 
 
 @pytest.mark.slow
 def test_defaults_are_those_of_the_constructor(tmp_path):
-    really_train(tmp_path, "--defaults", "--params", "n_envs:2", "normalize:True", "--label", "plain")
-    result = read(tmp_path / "plain/CartPole-v1_2000_7.json")
+    really_train(tmp_path / "runs.jsonl", "--defaults", "--params", "n_envs:2", "normalize:True", "--label", "plain")
+    (result,) = read_all([tmp_path / "runs.jsonl"])
     zoo = {"n_envs": 2, "n_timesteps": 2000, "normalize": True, "policy": "MlpPolicy"}
     assert result.document["zoo_settings"] == zoo
     expected = constructor_settings(TRPO("MlpPolicy", "CartPole-v1", device="cpu", seed=7, verbose=1))
@@ -135,7 +137,7 @@ def test_defaults_are_those_of_the_constructor(tmp_path):
 def test_a_setting_that_is_wrong(tmp_path, capsys):
     command = ["learn", "--envs", "CartPole-v1", "--timesteps", "100", "--algos", "ppo", "--seeds", "0"]
     with pytest.raises(SystemExit, match=r"1 run failed.*\n.*odd CartPole-v1 100 seed 0"):
-        main([*command, "--params", "nonsense:1", "--label", "odd", "--out", str(tmp_path)])
+        main([*command, "--params", "nonsense:1", "--label", "odd", "--out", str(tmp_path / "runs.jsonl")])
     assert "unexpected keyword argument 'nonsense'" in capsys.readouterr().out
 
 

@@ -35,7 +35,7 @@ def test_a_folder_that_cannot_be_made(tmp_path, results, command):
     (tmp_path / "file").touch()
     source = ["--results", str(results)] if command == "report" else ["--envs", "CartPole-v1"]
     with pytest.raises(SystemExit, match=r"(File exists|Not a directory): .*file"):
-        main([command, *source, "--out", str(tmp_path / "file")])
+        main([command, *source, "--out", str(tmp_path / "file" / "runs.jsonl")])
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

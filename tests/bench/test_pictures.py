@@ -3,7 +3,7 @@
 from sb3_trpo_ext.bench import plots
 from sb3_trpo_ext.bench.comparison import Comparison, improvements
 from sb3_trpo_ext.bench.pictures import draw
-from sb3_trpo_ext.bench.results import read_all
+from sb3_trpo_ext.bench.store import read_all
 
 
 def test_of_many_labels_the_improvement_over_all_tasks_is_drawn(tmp_path, stored, monkeypatch):

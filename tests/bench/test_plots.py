@@ -14,8 +14,8 @@ from sb3_trpo_ext.bench.plots import (
     profile,
     return_against_time,
 )
-from sb3_trpo_ext.bench.results import read_all
 from sb3_trpo_ext.bench.statistics import Estimate
+from sb3_trpo_ext.bench.store import read_all
 
 
 def test_many_columns_are_told_apart():

@@ -1,5 +1,6 @@
 """One process for each run: what it leaves, and how it is ended. A stand-in takes the place of training."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -8,7 +9,9 @@ import time
 import pytest
 
 from sb3_trpo_ext.bench import processes
-from sb3_trpo_ext.bench.processes import Running, conclude, start, stop
+from sb3_trpo_ext.bench.processes import Running, conclude, start, stop, take_in, workplace
+from sb3_trpo_ext.bench.results import Result
+from sb3_trpo_ext.bench.store import append, read_all
 
 
 def test_a_run_tells_how_far_it_is(tmp_path, runs):
@@ -20,20 +23,43 @@ def test_a_run_tells_how_far_it_is(tmp_path, runs):
 
 
 @pytest.mark.parametrize(
-    ("seed", "why", "left"),
-    [(0, None, ["json"]), (1, "exit status 1; all of its output is in ", ["log"]), (3, "killed by SIGKILL", ["log"])],
+    ("seed", "why"),
+    [(1, "exit status 1; all of its output is in "), (3, "killed by SIGKILL; all of its output is in ")],
 )
-def test_the_log_is_kept_of_a_run_that_failed(tmp_path, stand_in, runs, seed, why, left):
-    running = start(runs(seed)[0], tmp_path)
+def test_the_log_is_kept_of_a_run_that_failed(tmp_path, stand_in, runs, seed, why):
+    out = tmp_path / "runs.jsonl"
+    running = start(runs(seed)[0], out)
     running.process.wait()
-    report = conclude(running, tmp_path)
-    assert report is None if why is None else report.startswith(why)
-    assert [path.name for path in (tmp_path / "trpo_ext").iterdir()] == [f"CartPole-v1_10_{seed}.{end}" for end in left]
+    log = tmp_path / f"runs.jsonl.running/trpo_ext/CartPole-v1_10_{seed}.log"
+    assert conclude(running, out).startswith(f"{why}{log}\n")
+    assert list(log.parent.iterdir()) == [log] and not out.exists()
+
+
+def test_of_a_finished_run_nothing_is_left_but_its_line(tmp_path, stand_in, runs):
+    out = tmp_path / "runs.jsonl"
+    running = start(runs(0)[0], out)
+    running.process.wait()
+    result = conclude(running, out)
+    assert isinstance(result, Result) and [result] == read_all([out])
+    assert list(tmp_path.glob("runs*")) == [out]
+
+
+def test_a_run_that_outlived_who_started_it_is_taken_in_once(tmp_path, stored, contents, runs):
+    out = tmp_path / "runs.jsonl"
+    alone, twice, _ = runs(0, 1, 2, timesteps=1000)
+    stored(workplace(out), "trpo_ext", "CartPole-v1", 1000, [8.0, 9.0])
+    append(out, contents(twice.path(workplace(out))))
+    take_in(runs(0, 1, 2, timesteps=1000), out)
+    assert [one.run.seed for one in read_all([out])] == [0, 1]
+    assert [json.loads(line)["run"]["seed"] for line in out.read_text().splitlines()] == [1, 0]
+    assert list(tmp_path.iterdir()) == [out] and alone.seed == 0
 
 
 def test_a_process_that_does_not_end_is_killed(tmp_path, runs, monkeypatch):
     monkeypatch.setattr(processes, "PATIENCE", 0.2)
-    log, progress = tmp_path / "run.log", tmp_path / "run.progress"
+    folder = tmp_path / "runs.jsonl.running/trpo_ext"
+    folder.mkdir(parents=True)
+    log, progress = folder / "run.log", folder / "run.progress"
     code = (
         "import pathlib, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         "pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
@@ -42,8 +68,8 @@ def test_a_process_that_does_not_end_is_killed(tmp_path, runs, monkeypatch):
     while not progress.exists():
         time.sleep(0.05)
     log.touch()
-    unfinished = tmp_path / f"run.json.{process.pid}.tmp"
+    unfinished = folder / f"run.json.{process.pid}.tmp"
     unfinished.touch()
     stop([Running(runs(0)[0], process, log, progress, 0.0)])
     assert process.returncode == -signal.SIGKILL
-    assert not any(path.exists() for path in (log, progress, unfinished))
+    assert not any(tmp_path.iterdir())

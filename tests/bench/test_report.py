@@ -12,21 +12,21 @@ import pytest
 from sb3_trpo_ext.bench.__main__ import main
 from sb3_trpo_ext.bench.comparison import Comparison, improvements
 from sb3_trpo_ext.bench.conditions import conditions
-from sb3_trpo_ext.bench.results import read_all
+from sb3_trpo_ext.bench.store import read_all
 from sb3_trpo_ext.bench.tables import gained_per_minute, tables
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-STORED = [BENCHMARKS / name for name in ("quick", "classic", "mujoco", "ablation", "defaults")]
+STORED = [BENCHMARKS / f"{name}.jsonl" for name in ("quick", "classic", "mujoco", "ablation", "defaults")]
 README = BENCHMARKS.parent / "README.md"
 #: Folder under docs → the options that its report is made with; compared with sb3-contrib's shipped settings.
 REPORTS = {
-    "learning": ("--results", "benchmarks/mujoco", "--labels", "trpo_ext", "trpo", "ppo", "--suite", "mujoco"),
-    "small-tasks": ("--results", "benchmarks/classic"),
+    "learning": ("--results", "benchmarks/mujoco.jsonl", "--labels", "trpo_ext", "trpo", "ppo", "--suite", "mujoco"),
+    "small-tasks": ("--results", "benchmarks/classic.jsonl"),
 }
 OTHER_REPORTS = {
-    "learning-v5": ("--results", "benchmarks/mujoco-v5", "--labels", "trpo_ext", "--suite", "mujoco-v5"),
-    "ablation": ("--results", "benchmarks/ablation", "--baseline", "shipped"),
-    "defaults": ("--results", "benchmarks/defaults", "--baseline", "contrib-defaults"),
+    "learning-v5": ("--results", "benchmarks/mujoco-v5.jsonl", "--labels", "trpo_ext", "--suite", "mujoco-v5"),
+    "ablation": ("--results", "benchmarks/ablation.jsonl", "--baseline", "shipped"),
+    "defaults": ("--results", "benchmarks/defaults.jsonl", "--baseline", "contrib-defaults"),
 }
 
 

@@ -9,7 +9,8 @@ import pytest
 from sb3_trpo_ext.bench import learn
 from sb3_trpo_ext.bench.__main__ import main
 from sb3_trpo_ext.bench.plan import parameters
-from sb3_trpo_ext.bench.results import Run, as_typed, read, read_all, write
+from sb3_trpo_ext.bench.results import Run, as_typed, read, write
+from sb3_trpo_ext.bench.store import read_all
 
 
 def test_a_run_in_two_folders(tmp_path, stored):

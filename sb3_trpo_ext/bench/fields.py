@@ -55,6 +55,7 @@ POSITIVE = Kind("a whole number from 1", lambda value: is_whole(value) and value
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 TEXTS = Kind("an object of texts", lambda value: isinstance(value, dict) and is_list_of(TEXT.fits, [*value.values()]))
+NUMBER = Kind("a number", is_number)
 NUMBERS = Kind("a list of numbers", lambda value: is_list_of(is_number, value))
 STEPS = Kind("a list of whole numbers", lambda value: is_list_of(is_whole, value))
 
@@ -75,6 +76,8 @@ FIELDS = (
     Field(("curve", "seconds"), NUMBERS, optional=True),
     Field(("curve", "processor_seconds"), NUMBERS, optional=True),
     Field(("evaluation",), NUMBERS),
+    Field(("wall_seconds",), NUMBER, optional=True),
+    Field(("processor_seconds",), NUMBER, optional=True),
     Field(("origin",), TEXT, optional=True),
     Field(("commit",), TEXT, optional=True),
     Field(("versions",), TEXTS, optional=True),

@@ -98,7 +98,8 @@ class Result:
     :param steps: at which the curve was read, shape (k,); the last is the end
     :param returns: mean, un-normalised return of the last 100 training episodes, shape (k,)
     :param seconds: of training until then, shape (k,): the processor's, which are what a run takes that has a core for
-        itself; older runs have those of the wall clock; NaN where no times were taken
+        itself. Older runs stored those only for the end: theirs are the wall clock's in that proportion. NaN where no
+        times were taken.
     :param evaluation: returns of the deterministic policy, one for each episode; may be empty
     :param document: all that was stored
     """
@@ -165,14 +166,29 @@ def result_of(text: bytes, place: str) -> Result:
         check_fields(document)
         run = Run(**{name: value for name, value in document["run"].items() if value is not None})
         steps, returns = document["curve"]["steps"], document["curve"]["returns"]
-        times = (document["curve"].get(name) for name in ("processor_seconds", "seconds"))
-        seconds = next((one for one in times if one is not None), [math.nan] * len(steps))
+        seconds = processor_seconds(document)
         if not len(steps) == len(returns) == len(seconds) > 0:
             raise ValueError(f"a curve of {len(steps)} steps, {len(returns)} returns, {len(seconds)} seconds")
         curve = tuple(steps), tuple(map(float, returns)), tuple(map(float, seconds))
         return Result(run, *curve, tuple(map(float, document["evaluation"])), document)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{place} is no result of `bench learn`: {error}. Remove it, or give another file") from error
+
+
+def processor_seconds(document: Document) -> list[float]:
+    """
+    :param document: of a result, whose fields were checked
+    :return: :attr:`Result.seconds`
+    """
+    curve = document["curve"]
+    exact, wall = curve.get("processor_seconds"), curve.get("seconds")
+    if exact is not None:
+        times: list[float] = exact
+        return times
+    total, total_wall = document.get("processor_seconds"), document.get("wall_seconds")
+    if wall is not None and total and total_wall:
+        return [one * total / total_wall for one in wall]
+    return [math.nan] * len(curve["steps"]) if wall is None else wall
 
 
 def write(path: Path, document: Document) -> None:

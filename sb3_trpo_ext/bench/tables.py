@@ -132,8 +132,7 @@ def speed_table(comparison: Comparison) -> Table:
     return Table(
         "Return per minute",
         "Return gained over random actions per minute of training, and the minutes, means over the seeds whose "
-        "time was taken: processor time of one thread; of runs that did not store it, wall-clock time, which is "
-        "longer where others shared the machine.",
+        "time was taken: processor time of one thread, which is wall-clock time on a core of its own.",
         by_task(comparison, cell),
     )
 

@@ -56,6 +56,13 @@ def test_a_run_that_stored_the_processors_time_is_timed_by_it(tmp_path, stored, 
     assert result.seconds == (10.0, 30.0) and result.minutes == 0.5
 
 
+def test_where_only_the_whole_processor_time_is_known_the_curve_is_in_its_proportion(tmp_path, stored, contents):
+    (run,) = stored(tmp_path, "trpo_ext", "CartPole-v1", 1000, [8.0])
+    document = contents(run.path(tmp_path)) | {"wall_seconds": 60.0, "processor_seconds": 45.0}
+    run.path(tmp_path).write_text(json.dumps(document))
+    assert read(run.path(tmp_path)).seconds == (22.5, 45.0)
+
+
 def test_a_file_has_a_line_for_each_key_and_nothing_else_is_left(tmp_path):
     write(tmp_path / "new/x.json", {"a": [1, 2], "b": None})
     assert (tmp_path / "new/x.json").read_text() == '{\n"a": [1, 2],\n"b": null\n}\n'

@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 GPU_OUT ?= bench-results/gpu
 GPU_OPTIONS ?= --threads 1 8 --seconds 200
 
-.PHONY: check lint format types test slow gpu bench-check
+.PHONY: check lint format types test slow gpu bench-check docs
 
 check: lint types test
 
@@ -39,3 +39,7 @@ gpu:
 # Minutes: trains CartPole and Pendulum afresh and compares with the stored results.
 bench-check:
 	$(PYTHON) -m sb3_trpo_ext.bench check
+
+# The site, in docs/_build/html. It needs the extra docs.
+docs:
+	$(PYTHON) -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -34,8 +34,11 @@ class Installation:
     def __post_init__(self) -> None:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", self.folder / "venv"], check=True)
         paths = {"base": str(self.folder / "venv"), "platbase": str(self.folder / "venv")}
-        self.python = str(Path(sysconfig.get_path("scripts", "venv", paths)) / Path(sys.executable).name)
-        self.site_packages = Path(sysconfig.get_path("purelib", "venv", paths))
+        # Python 3.10 has no scheme of that name; its environments have the one of an installation.
+        known = "venv" in sysconfig.get_scheme_names()
+        scheme = "venv" if known else sysconfig.get_preferred_scheme("prefix")
+        self.python = str(Path(sysconfig.get_path("scripts", scheme, paths)) / Path(sys.executable).name)
+        self.site_packages = Path(sysconfig.get_path("purelib", scheme, paths))
         wheel = subprocess.run(
             [sys.executable, "-c", f"import hatchling.build as b; print(b.{self.build}(r'{self.folder}'))"],
             cwd=CHECKOUT,

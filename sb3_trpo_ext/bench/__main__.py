@@ -1,10 +1,11 @@
 """
-Measurements beside sb3-contrib's TRPO: how fast it is, and how well it learns::
+Measurements beside sb3-contrib's TRPO: how fast it is, and how well it learns; and ACER's speed beside A2C's::
 
     python -m sb3_trpo_ext.bench speed --quick
     python -m sb3_trpo_ext.bench learn --suite quick
     python -m sb3_trpo_ext.bench report
     python -m sb3_trpo_ext.bench check
+    python -m sb3_trpo_ext.bench throughput
 """
 
 import argparse
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
-        from sb3_trpo_ext.bench import check, learn, report, speed
+        from sb3_trpo_ext.bench import check, learn, report, speed, throughput
     except ModuleNotFoundError as error:
         if error.name not in FROM_THE_EXTRA:
             raise
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> None:
         prog="python -m sb3_trpo_ext.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (speed, learn, report, check):
+    for module in (speed, learn, report, check, throughput):
         summary = (module.__doc__ or "").partition(": ")[2]
         command = commands.add_parser(module.__name__.rpartition(".")[2], help=summary, description=summary)
         module.add_arguments(command)

@@ -39,7 +39,7 @@ def test_a_folder_that_cannot_be_made(tmp_path, results, command):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-@pytest.mark.parametrize("command", ["speed", "learn", "report", "check"])
+@pytest.mark.parametrize("command", ["speed", "learn", "report", "check", "throughput"])
 def test_signs_that_the_terminal_has_no_letters_for(command, encoding, monkeypatch):
     text = "−1 ± 2 µs \udce9"  # the last from the name of a file in another encoding
     printed = io.BytesIO()

@@ -1,5 +1,5 @@
 """
-ACER with its replay buffer saved and loaded, so that training goes on as if it had not been interrupted::
+ACER with its replay buffer saved and loaded, so that training goes on with all that was stored::
 
     python examples/acer_buffer.py --timesteps 50000
 

@@ -50,7 +50,7 @@ def test_snippets_run(name, tmp_path):
     alone = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "SDL_VIDEODRIVER": "dummy", "PYTHONIOENCODING": "utf-8"}
     environment = {**os.environ, **alone, "PYTHONPATH": str(CHECKOUT), "PYTHONWARNINGS": "default"}
     command = [sys.executable, page]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=600)
     assert done.returncode == 0, f"{name}\n{done.stderr}"
     said = [comment.split(":")[0].strip() for comment in PRINTED.findall(PAGES[name])]
     assert [value for value in said if value not in done.stdout.splitlines()] == []

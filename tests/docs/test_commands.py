@@ -25,8 +25,6 @@ LEFT = {
     "pip install": "needs the network; its extras are looked at below",
     "make": "starts the tests themselves; its targets are looked at below",
     "python tests/fingerprints.py": "minutes, and means something beside older code only",
-    "python examples/acer_learning.py": "trains for minutes",
-    "python examples/acer_speed.py": "measures for minutes",
     ". .venv/bin/activate": "changes the shell alone",
     "export": "changes the shell alone",
     "rm benchmarks/": "takes stored results away",

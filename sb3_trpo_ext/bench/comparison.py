@@ -1,6 +1,6 @@
 """Results that are compared: ordered by task and label, and scaled so that tasks can be averaged."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -41,6 +41,13 @@ class Comparison:
         labels = sorted({one.run.label for one in results}, key=lambda label: (_rank(label), label))
         tasks = sorted({one.run.task for one in results}, key=lambda task: (order.get(task, len(order)), task))
         return cls(results, tuple(labels), tuple(tasks), baseline)
+
+    def only(self, labels: Sequence[str]) -> "Comparison":
+        """
+        :param labels: some of those that there are
+        """
+        kept = [one for one in self.results if one.run.label in labels]
+        return Comparison.of(kept, self.baseline)
 
     def runs(self, label: str, task: Task) -> list[Result]:
         """
@@ -84,8 +91,9 @@ class Comparison:
 
 
 def _rank(label: str) -> int:
-    """Ours, then what we compare with, then variants."""
-    return ALGOS.index(label) if label in ALGOS else len(ALGOS)
+    """Ours, then what we compare with, each before its own variants, as trpo before trpo-wide; then the rest."""
+    found = [i for i, algo in enumerate(ALGOS) if label == algo or label.startswith(f"{algo}-")]
+    return found[0] if found else len(ALGOS)
 
 
 def improvements(comparison: Comparison, kind: Kind = "training") -> dict[tuple[str, Task | None], Estimate]:

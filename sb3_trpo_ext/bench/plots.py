@@ -11,17 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sb3_trpo_ext.bench.algorithms import shown
 from sb3_trpo_ext.bench.results import Result
 from sb3_trpo_ext.bench.statistics import Array, Estimate, bootstrap_curve, iqm, performance_profile
 from sb3_trpo_ext.bench.suites import short
 
 # Okabe and Ito's colours, told apart by colour-blind readers; ours first.
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-STYLES = ("-", "--", ":", "-.")  # for the second, third … label of the same colour
 FIXED = {"trpo_ext": "#d55e00", "trpo": "#0072b2", "ppo": "#009e73", "a2c": "#cc79a7", "acer": "#e69f00"}
 COLUMNS = 3  # of panels
-MOST_IN_PANEL = 8  # labels for which a legend has room in the panel, and intervals do not hide each other
-APART: dict[str, Any] = {"frameon": False, "fontsize": 7, "loc": "outside right upper"}  # where a longer one goes
+MOST_LINES = 8  # of a picture: as many as there are colours
+WIDEST_LEGEND = 7.0  # inches, of four labels in a row
 THRESHOLDS = 101
 # Any, because the type that matplotlib wants lists every setting that it has.
 STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
@@ -32,21 +32,14 @@ Curves = Mapping[str, Mapping[str, Sequence[Result]]]
 def colours(labels: Sequence[str]) -> dict[str, str]:
     """
     :param labels: to tell apart
-    :return: known algorithms have a colour of their own, others get what is left in their order
+    :return: known algorithms have a colour of their own, others get what is left in their order: first what is never
+        an algorithm's, so that they look the same in a picture without it
     """
-    left = [colour for colour in COLOURS if colour not in {FIXED[label] for label in labels if label in FIXED}]
+    taken = {FIXED[label] for label in labels if label in FIXED}
+    left = [colour for colour in COLOURS if colour not in FIXED.values()]
+    left += [colour for colour in COLOURS if colour not in taken and colour not in left]
     others = [label for label in labels if label not in FIXED]
     return {**FIXED, **{label: left[i % len(left)] for i, label in enumerate(others)}}
-
-
-def line_styles(labels: Sequence[str]) -> dict[str, str]:
-    """
-    :param labels: to tell apart
-    :return: the first label of a colour is drawn solid, the next ones of the same colour otherwise
-    """
-    colour = colours(labels)
-    earlier = {label: [one for one in labels[:i] if colour[one] == colour[label]] for i, label in enumerate(labels)}
-    return {label: STYLES[len(same) % len(STYLES)] for label, same in earlier.items()}
 
 
 def on_grid(results: Sequence[Result]) -> tuple[Array, Array, Array]:
@@ -68,7 +61,7 @@ def learning_curves(curves: Curves, baseline: str, path: Path) -> None:
     A panel for each task: interquartile mean over seeds with bootstrap interval against steps.
 
     :param curves: task → label → seeds
-    :param baseline: label that stands out among many
+    :param baseline: label that stands out
     :param path: of the PNG
     """
     _panels(curves, baseline, path, "steps", against_time=False)
@@ -79,22 +72,20 @@ def return_against_time(curves: Curves, baseline: str, path: Path) -> None:
     The same against minutes of training, mean over seeds.
 
     :param curves: task → label → seeds
-    :param baseline: label that stands out among many
+    :param baseline: label that stands out
     :param path: of the PNG
     """
     _panels(curves, baseline, path, "minutes of training", against_time=True)
 
 
 def _panels(curves: Curves, baseline: str, path: Path, xlabel: str, against_time: bool) -> None:
-    """A panel for each task; the legend in the panels, or apart if there are many labels."""
+    """A panel for each task, and one legend above them, where no line is."""
     columns = min(COLUMNS, len(curves))
     rows = math.ceil(len(curves) / columns)
     labels = list(dict.fromkeys(label for panel in curves.values() for label in panel))
-    many = len(labels) > MOST_IN_PANEL
     drawn: dict[str, Line2D] = {}
     with matplotlib.rc_context(STYLE):
-        size = (3.6 * columns + (2.2 if many else 0.4), max(2.9 * rows + 0.5, 0.2 * len(labels)))
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=(max(3.6 * columns + 0.4, WIDEST_LEGEND), 2.9 * rows + 0.9), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
         for panel, (task, lines) in zip(axes.flat, curves.items(), strict=False):
             drawn |= _curves(panel, lines, labels, baseline, against_time)
@@ -105,33 +96,29 @@ def _panels(curves: Curves, baseline: str, path: Path, xlabel: str, against_time
             panel.set_xlim(left=0)
             panel.grid(color="#eeeeee")
             panel.set_axisbelow(True)
-            if not many:
-                panel.legend(frameon=False, fontsize=7)
         for panel in axes.flat[len(curves) :]:
             panel.set_visible(False)
         for row in axes:
             row[0].set_ylabel("return, last 100 episodes")
-        if many:
-            figure.legend(drawn.values(), drawn.keys(), **APART)
+        figure.legend(
+            list(drawn.values()), [shown(label) for label in drawn], loc="outside upper center", ncols=4, frameon=False
+        )
         figure.savefig(path, dpi=DPI)
 
 
 def _curves(
     panel: Axes, lines: Mapping[str, Sequence[Result]], labels: Sequence[str], baseline: str, against_time: bool
 ) -> dict[str, Line2D]:
-    """A line for each label of a task, with its interval unless there are many: label → line."""
-    colour, style = colours(labels), line_styles(labels)
-    many = len(labels) > MOST_IN_PANEL
+    """A line with its interval for each label of a task, the baseline's thicker: label → line."""
+    colour = colours(labels)
     drawn = {}
     for label, results in lines.items():
         steps, returns, minutes = on_grid(results)
         x = minutes.mean(axis=0) if against_time else steps
         middle, low, high = bootstrap_curve(returns, iqm)
-        named = f"{label} ({len(results)})"
-        width = 3.5 if many and label == baseline else 1.4
-        (drawn[label],) = panel.plot(x, middle, style[label], color=colour[label], label=named, linewidth=width)
-        if not many:
-            panel.fill_between(x, low, high, color=colour[label], alpha=0.18, linewidth=0)
+        width = 2.4 if label == baseline else 1.4
+        (drawn[label],) = panel.plot(x, middle, color=colour[label], linewidth=width)
+        panel.fill_between(x, low, high, color=colour[label], alpha=0.15, linewidth=0)
     return drawn
 
 
@@ -139,7 +126,7 @@ def profile(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None
     """
     Share of the runs above each scaled return, with bootstrap interval.
 
-    :param scores: label → tasks; of each its seeds' scores. At most ``MOST_IN_PANEL`` labels can be told apart.
+    :param scores: label → tasks; of each its seeds' scores. At most ``MOST_LINES`` labels can be told apart.
     :param path: of the PNG
     """
     every = [score for tasks in scores.values() for task in tasks for score in task]
@@ -152,14 +139,14 @@ def profile(scores: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None
         axes: Axes = figure.subplots()
         for label, tasks in scores.items():
             share, lower, upper = performance_profile(tasks, thresholds.tolist())
-            axes.plot(thresholds, share, color=colour[label], label=label)
+            axes.plot(thresholds, share, color=colour[label], label=shown(label))
             axes.fill_between(thresholds, lower, upper, color=colour[label], alpha=0.18, linewidth=0)
         axes.set_xlabel("scaled return τ (0: random, 1: good)")
         axes.set_ylabel("share of runs above τ")
         axes.set_ylim(-0.02, 1.02)
         axes.grid(color="#eeeeee")
         axes.set_axisbelow(True)
-        axes.legend(frameon=False)
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
         figure.savefig(path, dpi=DPI)
 
 
@@ -187,13 +174,13 @@ def improvement(estimates: Mapping[tuple[str, str], Estimate], baseline: str, pa
             axes.errorbar(
                 [one.value for one in found], rows,
                 xerr=[[max(one.value - one.low, 0) for one in found], [max(one.high - one.value, 0) for one in found]],
-                fmt="o", markersize=4.5, elinewidth=1.2, color=colour[label], label=label,
+                fmt="o", markersize=4.5, elinewidth=1.2, color=colour[label], label=shown(label),
             )  # fmt: skip
         axes.axvline(0.5, color="#999999", linewidth=1, linestyle="--")
         axes.set_yticks(range(len(tasks)), tasks)
         axes.set_ylim(len(tasks) - 0.4, -0.6)
         axes.set_xlim(-0.03, 1.03)
-        axes.set_xlabel(f"probability of a higher return than {baseline}")
+        axes.set_xlabel(f"probability of a higher return than {shown(baseline)}")
         axes.grid(axis="x", color="#eeeeee")
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0.1)
         figure.savefig(path, dpi=DPI)

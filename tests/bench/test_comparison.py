@@ -14,11 +14,11 @@ def test_only_shared_tasks_are_averaged(results):
 
 
 def test_ours_comes_first_and_variants_last(tmp_path, stored):
-    for label in ("a variant", "ppo", "trpo", "trpo_ext"):
+    for label in ("a variant", "ppo", "trpo", "trpo_ext", "trpo-wide", "trpo_ext-plain"):
         for task in ("Unknown-v0", "Pendulum-v1", "CartPole-v1"):
             stored(tmp_path, label, task, 100_000, [1.0])
     comparison = Comparison.of(read_all([tmp_path]))
-    assert comparison.labels == ("trpo_ext", "trpo", "ppo", "a variant")
+    assert comparison.labels == ("trpo_ext", "trpo_ext-plain", "trpo", "trpo-wide", "ppo", "a variant")
     assert [task.environment for task in comparison.tasks] == ["CartPole-v1", "Pendulum-v1", "Unknown-v0"]
 
 

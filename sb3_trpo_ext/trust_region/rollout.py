@@ -126,5 +126,5 @@ def critic_targets(buffer: RolloutBuffer, critic_gae_lambda: float) -> NDArray[A
     sums[:-1] -= buffer.gamma * buffer.gae_lambda * goes_on * advantages[1:]  # δ
     for t in reversed(range(len(goes_on))):
         sums[t] += buffer.gamma * critic_gae_lambda * goes_on[t] * sums[t + 1]
-    returns = (values + sums).astype(np.float32)
+    returns: NDArray[np.float32] = (values + sums).astype(np.float32)
     return returns.T.reshape(buffer.returns.shape) if is_flat else returns

@@ -18,16 +18,17 @@ from sb3_trpo_ext.bench.tables import gained_per_minute, tables
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 STORED = [BENCHMARKS / f"{name}.jsonl" for name in ("quick", "classic", "mujoco", "ablation", "defaults")]
 README = BENCHMARKS.parent / "README.md"
-#: Folder under docs → the options that its report is made with; compared with sb3-contrib's shipped settings.
+#: Folder under docs → the options that its report is made with.
 REPORTS = {
-    "learning": ("--results", "benchmarks/mujoco.jsonl", "--labels", "trpo_ext", "trpo", "ppo", "--suite", "mujoco"),
+    "learning": (
+        "--results", "benchmarks/mujoco.jsonl", "--labels", "trpo_ext-no-settings", "trpo_ext", "trpo", "ppo",
+        "--suite", "mujoco",
+    ),
     "small-tasks": ("--results", "benchmarks/classic.jsonl"),
-}
-OTHER_REPORTS = {
     "learning-v5": ("--results", "benchmarks/mujoco-v5.jsonl", "--labels", "trpo_ext", "--suite", "mujoco-v5"),
     "ablation": ("--results", "benchmarks/ablation.jsonl", "--baseline", "shipped"),
     "defaults": ("--results", "benchmarks/defaults.jsonl", "--baseline", "contrib-defaults"),
-}
+}  # fmt: skip
 
 
 def test_report(tmp_path, results, capsys, row):
@@ -126,45 +127,34 @@ def test_stored_results_can_be_reported(folder):
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_docs_and_readme_have_what_the_report_of_the_stored_results_says(name, tmp_path, monkeypatch, row):
-    monkeypatch.chdir(BENCHMARKS.parent)
-    main(["report", *REPORTS[name], "--out", str(tmp_path)])
-    text = (tmp_path / "learning.md").read_text()
-    assert text == Path("docs", name, "learning.md").read_text()
-    readme = README.read_text()
-    assert f"bench report {' '.join(REPORTS[name])}" in readme
-    figures = figures_of(readme)
-    for task in map(str, Comparison.of(read_all([Path(REPORTS[name][1])])).tasks):
-        assert figures[f"| {task}"] == [*row(text, "Return at the end", task), *probabilities(text, task, row)]
-    overall = [*row(text, "Interquartile mean", "**all**"), *probabilities(text, "**all**", row)]
-    assert f"| {' | '.join(overall)} |\n" in readme
-
-
-def probabilities(text, task, row):
-    """Of improvement: in training, and of the policies without noise."""
-    titles = ("Probability of improvement", "Deterministic policy: probability of improvement")
-    return [row(text, title, task)[0] for title in titles]
-
-
-def figures_of(readme):
-    """First cell of a table's row → the others."""
-    return {line.split(" | ")[0]: line.strip("| ").split(" | ")[1:] for line in readme.splitlines()}
-
-
-@pytest.mark.parametrize("name", OTHER_REPORTS)
 def test_docs_are_what_the_report_says(name, tmp_path, monkeypatch):
     monkeypatch.chdir(BENCHMARKS.parent)
-    main(["report", *OTHER_REPORTS[name], "--out", str(tmp_path)])
+    main(["report", *REPORTS[name], "--out", str(tmp_path)])
     assert (tmp_path / "learning.md").read_text() == Path(f"docs/{name}/learning.md").read_text()
-    readme = README.read_text()
-    assert f"bench report {' '.join(OTHER_REPORTS[name])}" in readme
+    assert f"`bench report {' '.join(REPORTS[name])}`" in Path("docs/results.md").read_text()
 
 
-def test_the_readme_has_the_figures_of_v5(row):
-    text = Path(BENCHMARKS.parent, "docs/learning-v5/learning.md").read_text()
-    figures = figures_of(README.read_text())
-    for task in (f"{name}-v5 1M" for name in ("HalfCheetah", "Ant", "Hopper", "Walker2d", "Humanoid", "Swimmer")):
-        assert figures[f"| {task}"] == [row(text, title, task)[0] for title in ("Return at the end", "Deterministic")]
+def test_the_readme_has_the_figures_of_the_report(row):
+    """With the noise of training and, in brackets, without; the column without settings comes first."""
+    text = Path(BENCHMARKS.parent, "docs/learning/learning.md").read_text()
+    readme = {line.split(" | ")[0]: line.strip("| ").split(" | ")[1:] for line in README.read_text().splitlines()}
+
+    def without_settings_first(cells):
+        return [cells[1], cells[0], *cells[2:]]
+
+    def both(noisy, bare, task, cut):
+        cells = zip(row(text, noisy, task), row(text, bare, task), strict=True)
+        return without_settings_first([f"{one} ({other.split(cut)[0]})" for one, other in cells])
+
+    for task in (f"{name}-v4 1M" for name in ("HalfCheetah", "Ant", "Hopper", "Walker2d", "Humanoid", "Swimmer")):
+        assert readme[f"| {task}"] == both("Return at the end of training", "Deterministic policy", task, " ±")
+    for task, score in (("HalfCheetah-v4", "3 000"), ("Hopper-v4", "2 500"), ("Walker2d-v4", "3 000")):
+        assert readme[f"| {task}: {score}"] == without_settings_first(row(text, "Minutes to a score", task))
+    titles = ("Interquartile mean", "Deterministic policy: interquartile mean")
+    assert readme["| **all**, interquartile mean of scaled returns"] == both(*titles, "**all**", " [")
+    titles = ("Probability of improvement over sb3-contrib", "Deterministic policy: probability of improvement")
+    *ours, ppo = both(*titles, "**all**", " [")
+    assert readme["| probability that a run is better than one of sb3-contrib's"] == [*ours, "", ppo]
 
 
 def test_selection(tmp_path, results):

@@ -1,18 +1,22 @@
-"""The table of the runs on which settings were searched for."""
+"""The table of the runs on which settings were searched for, and the page that quotes it."""
 
 import csv
 import gzip
 import json
+import statistics
 from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from sb3_trpo_ext.bench.formatting import figure
+
+CHECKOUT = Path(__file__).parents[2]
+COLUMNS = ["label", "seeds", "return", "without noise"]
 
 
 @pytest.fixture(scope="module")
 def rows():
-    with gzip.open(BENCHMARKS / "tuning.csv.gz", "rt", encoding="utf-8", newline="") as file:
+    with gzip.open(CHECKOUT / "benchmarks/tuning.csv.gz", "rt", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -24,3 +28,24 @@ def test_every_row_has_a_run(rows):
         assert isinstance(json.loads(row["settings"]), dict)
     names = {(row["environment"], row["timesteps"], row["label"], row["seed"]) for row in rows}
     assert len(names) == len(rows)
+
+
+def quoted():
+    """(environment, label, seeds, return, return without noise) of each row of the page's tables."""
+    environment = None
+    for line in (CHECKOUT / "docs/tuning.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip(" *") for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if cells[1:] == COLUMNS:
+            environment = cells[0]
+        elif len(cells) == 1 + len(COLUMNS) and not set(cells[0]) <= set("-:"):
+            yield environment, *cells[1:]
+
+
+def test_the_page_says_what_the_table_says(rows):
+    lines = list(quoted())
+    assert len(lines) > 20
+    for environment, label, seeds, *figures in lines:
+        runs = [one for one in rows if (one["environment"], one["label"]) == (environment, label.strip("`"))]
+        assert seeds == ", ".join(one["seed"] for one in runs), label
+        means = [figure(statistics.fmean(float(one[name]) for one in runs)) for name in ("return", "evaluation")]
+        assert figures == means, (environment, label)

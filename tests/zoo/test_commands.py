@@ -71,6 +71,16 @@ def test_optimize(installation, tmp_path):
     assert "COMPLETE" in trial
 
 
+def test_the_readmes_first_training_prints_what_a_person_can_read(installation, tmp_path):
+    """100 000 steps are 196 iterations: nine tables."""
+    interval = 20
+    short = ("-n", "20480", "--eval-freq", "-1", "--num-threads", "1")  # 40 iterations
+    command = ("-m", "rl_zoo3.train", *CARTPOLE, *short, "--log-interval", str(interval))
+    printed = installation.run(*command, cwd=tmp_path).stdout
+    assert printed.count("train/") == printed.count("update_status") == 40 // interval
+    assert printed.count("\n") < 200
+
+
 def test_train_in_subprocesses(installation, tmp_path):
     installation.run("-m", "rl_zoo3.train", *SHORT, "--vec-env", "subproc", cwd=tmp_path)
     assert (tmp_path / RUN / "CartPole-v1.zip").is_file()

@@ -42,6 +42,8 @@ def quoted():
 
 
 def test_the_page_says_what_the_table_says(rows):
+    page = (CHECKOUT / "docs/tuning.md").read_text(encoding="utf-8")
+    assert f"the {len(rows):,} runs".replace(",", " ") in page
     lines = list(quoted())
     assert len(lines) > 20
     for environment, label, seeds, *figures in lines:

@@ -67,15 +67,23 @@ def interquartile_table(comparison: Comparison, kind: Kind = "training") -> Tabl
 
     overall = None
     if comparison.shared(kind=kind):
-        means = {label: interquartile_mean(comparison.scores(label, kind=kind)) for label in comparison.labels}
-        overall = {label: bracketed(mean) for label, mean in means.items()}
+        overall = {label: overall_cell(comparison.scores(label, kind=kind)) for label in comparison.labels}
     return Table(
         titled("Interquartile mean", kind),
         "Of the same returns, with 95 % stratified bootstrap interval. All tasks together: each return scaled so "
-        "that 0 is random actions and 1 a good return, over the tasks that all of them have. A single seed has no "
-        "interval.",
+        "that 0 is random actions and 1 a good return, over the tasks that all of them have. Where there is a "
+        "single seed there is no interval.",
         by_task(comparison, cell, overall),
     )
+
+
+def overall_cell(scores: Sequence[Sequence[float]]) -> str:
+    """
+    :param scores: tasks; of each its seeds' scores
+    :return: their interquartile mean; no interval where a task has one seed, whose spread nobody knows
+    """
+    mean = interquartile_mean(scores)
+    return figure(mean.value) if min(map(len, scores)) == 1 else bracketed(mean)
 
 
 def evaluation_table(comparison: Comparison) -> Table:

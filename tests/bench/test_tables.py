@@ -5,7 +5,7 @@ import pytest
 from sb3_trpo_ext.bench.__main__ import main
 from sb3_trpo_ext.bench.comparison import Comparison
 from sb3_trpo_ext.bench.store import read_all
-from sb3_trpo_ext.bench.tables import by_task, tables
+from sb3_trpo_ext.bench.tables import by_task, overall_cell, tables
 
 
 def test_more_labels_than_fit_side_by_side_are_rows(tmp_path, stored, row):
@@ -35,3 +35,9 @@ def test_tasks_are_rows_and_labels_columns(results):
         "| Pendulum-v1 40k | trpo 40000 |",
         "| **all** | x |",
     ]
+
+
+def test_over_all_tasks_there_is_no_interval_where_one_has_a_single_seed():
+    several = [[0.1, 0.5, 0.9], [0.3, 0.7, 0.8]]
+    assert "[" in overall_cell(several)
+    assert "[" not in overall_cell([*several, [0.5]])

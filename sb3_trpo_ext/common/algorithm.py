@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -29,7 +31,7 @@ from sb3_trpo_ext.common.normalization_rules import (
     weights_differ,
 )
 from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
-from sb3_trpo_ext.common.settings import Rule, check, schedule
+from sb3_trpo_ext.common.settings import Rule, check, check_names, schedule
 from sb3_trpo_ext.common.watch import Structure, align_extractors
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="Algorithm[Any]")
@@ -161,6 +163,12 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         own = [] if (normalizer := normalizer_of(self.policy)) is None else list(normalizer.buffers())
         self._has_layers_with_a_state = len(list(self.policy.buffers())) > len(own)
 
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name not in self.policy_aliases:
+            names = ", ".join(f'"{name}"' for name in self.policy_aliases)
+            raise ValueError(f"{type(self).__name__}(policy=...) must be {names} or a class, got {policy_name!r}.")
+        return super()._get_policy_from_name(policy_name)
+
     def _setup_lr_schedule(self) -> None:
         self.lr_schedule = schedule(self.learning_rate)
 
@@ -178,6 +186,17 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps or self._last_obs is None:
             self._start_anew()
+        if self.env is None:
+            raise ValueError(
+                f"{type(self).__name__}.learn() needs an environment, and this model has none. Give it one: "
+                "load(path, env=env) or set_env(env)."
+            )
+        check(self, self.RULES)
+        if self.n_steps != self.rollout_buffer.buffer_size:
+            raise ValueError(
+                f"n_steps was set to {self.n_steps}, but the rollout buffer was made for "
+                f"{self.rollout_buffer.buffer_size} steps. Save the model and load(path, env=env, n_steps={self.n_steps})."
+            )
         check_not_normalized_twice(self.policy, self.env)
         self._keep_what_was_learnt_elsewhere()
         self._first_parameters = None
@@ -218,6 +237,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
 
     def train(self) -> None:
         """Learn from the rollout just collected, or skip it if it holds bad data."""
+        check(self, self.RULES)  # a callback may have written to a setting
         self._follow_policy()
         self._update_learning_rate(self.policy.optimizer)
         rollout = self._rollout()
@@ -328,18 +348,23 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
             self.policy_class = policy_class
 
     @classmethod
-    def load(cls: type[SelfAlgorithm], path: PathOrFile, *args: Any, **kwargs: Any) -> SelfAlgorithm:
+    def load(
+        cls: type[SelfAlgorithm], path: PathOrFile, env: GymEnv | str | None = None, *args: Any, **kwargs: Any
+    ) -> SelfAlgorithm:
         """
         Load a model. As with SB3's, only files that you trust: what is in them besides numbers is unpickled, which can
         run any code.
 
         :param path: of the zip file, or an open binary file
+        :param env: to go on in, or the id of a registered one; None for none
         :param args: as in SB3's ``BaseAlgorithm.load``
         :param kwargs: as there; names of constructor arguments replace what was saved
-        :raises ValueError: when the file is damaged or holds something else
+        :raises ValueError: when the file is damaged or holds something else, or there is no such argument
         """
         saved = saved_settings(path, cls.__name__, own=cls.OWN_SETTING)
-        return super().load(path, *args, **{**cls._unsaid(saved), **kwargs})
+        check_names(cls, OnPolicyAlgorithm.load, kwargs)
+        given = maybe_make_env(env, verbose=0) if isinstance(env, str) else env
+        return super().load(path, given, *args, **{**cls._unsaid(saved), **kwargs})
 
     def set_parameters(
         self, load_path_or_dict: str | dict[str, Any], exact_match: bool = True, device: torch.device | str = "auto"

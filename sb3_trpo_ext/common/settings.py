@@ -1,7 +1,9 @@
 """Checks of what users pass, with messages that name the argument, its value and the remedy."""
 
+import difflib
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -33,6 +35,21 @@ def check(model: object, rules: tuple[Rule, ...]) -> None:
         if not rule.holds(value):
             name = type(model).__name__
             raise ValueError(f"{name}({rule.argument}=...) must be {rule.expected}, got {value!r}. {rule.remedy}")
+
+
+def check_names(kind: type[Any], method: Callable[..., Any], given: Iterable[str]) -> None:
+    """
+    :param kind: of an algorithm
+    :param method: of it, which takes arguments of the constructor besides its own
+    :param given: names of the arguments that were passed
+    :raises ValueError: when one is neither's
+    """
+    known = [*inspect.signature(kind.__init__).parameters, *inspect.signature(method).parameters]
+    for name in given:
+        if name not in known and not name.startswith("_"):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{kind.__name__}.{method.__name__}({name}=...) is no argument.{hint}")
 
 
 def whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:

@@ -306,6 +306,7 @@ class TRPO(Algorithm[Rollout]):
         return self.fast and self.actor.heads.can_collect_fast(self.rollout_buffer)
 
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> bool:
+        rollout_buffer.gamma, rollout_buffer.gae_lambda = self.gamma, self.gae_lambda  # someone may have set them since
         if self._collects_fast():
             return collect_fast(self, lambda: self.actor, env, callback, rollout_buffer, self.num_threads)
         with acting_on_finite_observations(self.policy):

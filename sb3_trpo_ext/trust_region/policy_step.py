@@ -13,7 +13,7 @@ class StepStatus(Enum):
     """How an update ended. The value says what it means and what to do; ``code`` is what is logged."""
 
     ACCEPTED = "accepted"
-    LINE_SEARCH_FAILED = "line search failed: parameters restored; if frequent, raise cg_damping or lower target_kl"
+    LINE_SEARCH_FAILED = "line search failed: parameters restored; if frequent, lower target_kl or raise cg_damping"
     ZERO_GRADIENT = "zero gradient: nothing to do; all advantages are equal"
     BAD_CURVATURE = "x'Fx or step not positive or not finite: parameters left alone; raise cg_damping"
     NO_REGION = "target_kl is not above 0: parameters left alone; its schedule has run out, or gives no number"
@@ -94,6 +94,7 @@ class PolicyStep:
             "train/gradient_norm": self.gradient_norm,
             "train/step_norm": self.step_norm,
             "train/line_search_trials": self.line_search.trials,
+            "train/line_search_kl": math.nan if self.line_search.trial is None else self.line_search.trial.kl,
             "train/is_line_search_success": float(self.line_search.accepted),
             "train/effective_sample_share": self.effective_sample_share,
             "train/entropy": self.entropy,

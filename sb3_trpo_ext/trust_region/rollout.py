@@ -96,7 +96,12 @@ class Rollout:
 
     def not_finite(self) -> list[str]:
         """The names of the parts that hold NaN or infinity; empty when all is well."""
-        parts = {"actions": self.actions, "advantages": self.advantages, "returns": self.returns}
+        parts = {
+            "rewards": self.rewards,
+            "actions": self.actions,
+            "advantages": self.advantages,
+            "returns": self.returns,
+        }
         bad = [name for name, tensor in parts.items() if not bool(torch.isfinite(tensor).all())]
         return bad + self.inputs.not_finite()
 

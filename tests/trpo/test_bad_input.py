@@ -80,7 +80,7 @@ def test_bad_rollout_changes_no_parameter_and_training_goes_on(
     SpoiltAdvantages.value = value
 
     before, critic = bits(model.get_parameters()), bits(model.actor.critic_parameters())
-    where = {"observation": "observations", "reward": "advantages, returns", "advantages": "advantages"}[part]
+    where = {"observation": "observations", "reward": "rewards, advantages, returns", "advantages": "advantages"}[part]
     with pytest.warns(UserWarning, match=rf"Update skipped: .* NaN or infinity in its .*{where}"):
         model.learn(16, reset_num_timesteps=False)
     assert bits(model.get_parameters()) == before
@@ -320,6 +320,6 @@ def test_custom_policy_with_nan_inside_never_moves(make_env, tiny, bits):
 
     model = tiny(make_env(), Broken, policy_kwargs={"net_arch": [8]})
     before = bits(model.get_parameters())
-    with pytest.warns(UserWarning, match="Update skipped: .*advantages, returns"):
+    with pytest.warns(UserWarning, match="Update skipped: .*rewards, advantages, returns"):
         model.learn(16)
     assert bits(model.get_parameters()) == before

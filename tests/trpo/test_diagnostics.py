@@ -45,6 +45,7 @@ NUMBERS = {
     "train/gradient_norm",
     "train/step_norm",
     "train/line_search_trials",
+    "train/line_search_kl",
     "train/is_line_search_success",
     "train/line_search_failures",
     "train/skipped_updates",

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.envs import IdentityEnvMultiBinary
 from torch import nn
 
@@ -202,3 +203,63 @@ def test_observations_that_float32_does_not_hold_are_named_and_counted(fast, spa
     assert model._n_skipped_updates == 1 and bits(model.policy.state_dict()) == before
     model.learn(16, reset_num_timesteps=False)
     assert model._n_updates == 2
+
+
+def test_a_file_is_loaded_with_the_id_of_an_environment(tmp_path, tiny):
+    tiny("CartPole-v1").save(tmp_path / "model")
+    loaded = TRPO.load(tmp_path / "model", env="CartPole-v1")
+    assert loaded.learn(16).num_timesteps >= 16
+
+
+@pytest.mark.parametrize(("name", "hint"), [("target_klx", "Did you mean target_kl?"), ("clip_range", "no argument")])
+def test_a_name_that_is_none_is_no_setting_of_load(name, hint, tmp_path, tiny):
+    tiny("CartPole-v1").save(tmp_path / "model")
+    with pytest.raises(ValueError, match=rf"TRPO.load\({name}=...\).*{hint}"):
+        TRPO.load(tmp_path / "model", **{name: 0.1})
+
+
+@pytest.mark.parametrize("kind", OURS.values(), ids=OURS)
+def test_a_misspelt_policy_is_answered_with_the_names_that_there_are(kind):
+    with pytest.raises(ValueError, match=r'policy=.*"MlpPolicy", "CnnPolicy", "MultiInputPolicy".*MlpPolcy'):
+        kind("MlpPolcy", "CartPole-v1")
+
+
+class Writes(BaseCallback):
+    """Writes to a setting when the first rollout has ended."""
+
+    def __init__(self, name, value):
+        super().__init__()
+        self.name, self.value = name, value
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        setattr(self.model, self.name, self.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("target_kl", "nonsense"), ("target_kl", -1), ("gamma", 1.5)])
+def test_settings_that_are_written_later_are_checked_too(name, value, space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX))
+    with pytest.raises(ValueError, match=rf"TRPO\({name}=...\) must be"):
+        model.learn(16, callback=Writes(name, value))
+    with pytest.raises(ValueError, match=rf"TRPO\({name}=...\) must be"):
+        model.learn(16)
+
+
+def test_a_discount_that_is_written_later_is_the_one_that_counts(space_env, tiny):
+    def targets(**settings):
+        model = tiny(space_env(VECTOR, BOX), **settings)
+        model.gamma, model.gae_lambda = 0.5, 0.9
+        model.learn(16)
+        return model.rollout_buffer.advantages
+
+    later = targets()
+    np.testing.assert_array_equal(later, targets(gamma=0.5, gae_lambda=0.9))
+
+
+def test_another_rollout_length_needs_another_buffer(space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX))
+    model.n_steps *= 2
+    with pytest.raises(ValueError, match=r"n_steps was set to .* load\(path, env=env, n_steps="):
+        model.learn(16)

@@ -47,6 +47,7 @@ LOGGED = {
     "train/gradient_norm": 1.5,
     "train/step_norm": 0.1,
     "train/line_search_trials": 3,
+    "train/line_search_kl": 0.01,
     "train/is_line_search_success": 1.0,
     "train/effective_sample_share": 0.9,
     "train/entropy": 1.25,

@@ -194,8 +194,8 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         check(self, self.RULES)
         if self.n_steps != self.rollout_buffer.buffer_size:
             raise ValueError(
-                f"n_steps was set to {self.n_steps}, but the rollout buffer was made for "
-                f"{self.rollout_buffer.buffer_size} steps. Save the model and load(path, env=env, n_steps={self.n_steps})."
+                f"n_steps was set to {self.n_steps}, but the rollout buffer is for {self.rollout_buffer.buffer_size}. "
+                f"Save the model and load(path, env=env, n_steps={self.n_steps})."
             )
         check_not_normalized_twice(self.policy, self.env)
         self._keep_what_was_learnt_elsewhere()

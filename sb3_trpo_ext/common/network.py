@@ -1,8 +1,8 @@
 """Which of a policy's networks are plain chains of layers, to be differentiated and run by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -20,6 +20,8 @@ from sb3_trpo_ext.common.distributions import plain_distribution
 from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.common.normalization import features_of
 from sb3_trpo_ext.kernels.layers import Layer, does_only_its_kinds, layers_of
+
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,24 @@ def _plain(
     return PlainNetwork(layers, policy, extractor, bool(stem))
 
 
+def stands_for(original: Callable[..., Any]) -> Callable[[MethodT], MethodT]:
+    """
+    Marks a policy's method that does what one of SB3's does where its further arguments are left out.
+
+    :param original: SB3's
+    """
+
+    def mark(method: MethodT) -> MethodT:
+        method.stands_for = original  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
 def has_sb3s(policy: ActorCriticPolicy, method: str) -> bool:
-    """Whether a policy has left one of SB3's methods as it is."""
-    return getattr(type(policy), method, None) is getattr(ActorCriticPolicy, method) and method not in vars(policy)
+    """Whether a policy has left one of SB3's methods as it is, or has one that stands for it."""
+    found = getattr(type(policy), method, None)
+    return getattr(found, "stands_for", found) is getattr(ActorCriticPolicy, method) and method not in vars(policy)
 
 
 def _has_mlp(policy: ActorCriticPolicy) -> bool:

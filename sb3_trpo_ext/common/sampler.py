@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -20,10 +20,13 @@ from sb3_trpo_ext.common.network import PlainNetwork
 from sb3_trpo_ext.common.normalization import CLIP, Normalizer, normalizer_of
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.layers import Layer, does_only_its_kinds
+from sb3_trpo_ext.kernels.masking import FORBIDDEN
 from sb3_trpo_ext.kernels.vector import count
 
 # Matrix products with more multiplications than this numpy would share out to threads, which costs more than it brings.
 LARGE = 2**18
+MasksOf: TypeAlias = Callable[[Any], NDArray[np.bool_]]
+"""Observations of n_envs environments, as they come from the VecEnv → what is allowed in them now."""
 
 
 class Sampler(Protocol):
@@ -39,17 +42,19 @@ class PolicySampler:
     :param policy: in evaluation mode
     :param n_envs: rows of observations
     :param num_threads: of torch; None chooses
+    :param masks: as :func:`sampler_of`
     """
 
-    def __init__(self, policy: ActorCriticPolicy, n_envs: int, num_threads: int | None):
-        self._policy = policy
+    def __init__(self, policy: ActorCriticPolicy, n_envs: int, num_threads: int | None, masks: MasksOf | None = None):
+        self._policy, self._masks = policy, masks
         self._threads = partial(torch_threads, num_threads, n_envs, count(list(policy.parameters())))
 
     @torch.no_grad()
     def __call__(self, observations: Any) -> NDArray[Any]:
         tensor = finite(obs_as_tensor(observations, self._policy.device))
+        further = () if self._masks is None else (self._masks(observations),)
         with self._threads():
-            actions = self._policy.get_distribution(tensor).get_actions()
+            actions = self._policy.get_distribution(tensor, *further).get_actions()
         return actions.reshape((-1, *self._policy.action_space.shape)).cpu().numpy()  # type: ignore[misc]
 
 
@@ -69,9 +74,12 @@ class ArraySampler:
     :param layers: from observations to distribution parameters, all dense
     :param sample: distribution parameters of n_envs states → one sample each
     :param normalizer: of the observations; None for none
+    :param masks: as :func:`sampler_of`
     """
 
-    def __init__(self, layers: list[Layer], sample: ArraySample, normalizer: Normalizer | None):
+    def __init__(
+        self, layers: list[Layer], sample: ArraySample, normalizer: Normalizer | None, masks: MasksOf | None = None
+    ):
         self._weights = [
             (
                 layer.weight.detach().numpy().T.copy(),
@@ -80,7 +88,7 @@ class ArraySampler:
             )
             for layer in layers
         ]
-        self._sample = sample
+        self._sample, self._masks = sample, masks
         self._moments = None if normalizer is None else normalizer.arrays()
 
     def __call__(self, observations: Any) -> NDArray[Any]:
@@ -88,6 +96,8 @@ class ArraySampler:
         output = self._network(rows)
         if not np.isfinite(output.sum()):
             output = self._network(np.nan_to_num(rows.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0))
+        if self._masks is not None:
+            forbid(output, self._masks(observations))
         return self._sample(output)
 
     def _network(self, rows: NDArray[Any]) -> FloatArray:
@@ -109,8 +119,21 @@ class ArraySampler:
         return np.minimum(np.maximum(x, -CLIP, out=x), CLIP, out=x)
 
 
+def forbid(logits: FloatArray, masks: NDArray[np.bool_]) -> None:
+    """As :func:`sb3_trpo_ext.kernels.masking.masked`, in place."""
+    if masks.shape == logits.shape:
+        np.copyto(logits, FORBIDDEN, where=~masks)
+    else:
+        np.copyto(logits, FORBIDDEN, where=~masks[:, 1::2])
+        np.copyto(logits, -FORBIDDEN, where=~masks[:, 0::2])
+
+
 def sampler_of(
-    policy: ActorCriticPolicy, network: PlainNetwork | None, n_envs: int, num_threads: int | None = None
+    policy: ActorCriticPolicy,
+    network: PlainNetwork | None,
+    n_envs: int,
+    num_threads: int | None = None,
+    masks: MasksOf | None = None,
 ) -> Sampler:
     """
     The fastest one that samples exactly as the policy does. Valid until the parameters change.
@@ -119,6 +142,8 @@ def sampler_of(
     :param network: from its observations to its distribution parameters, where that is a plain chain
     :param n_envs: rows of observations
     :param num_threads: of torch; None chooses
+    :param masks: which choices the present states allow, as :func:`sb3_trpo_ext.kernels.masking.masked` takes them;
+        called once per step. None for all
     """
     space, plain = policy.observation_space, plain_distribution(policy)
     if (
@@ -133,5 +158,5 @@ def sampler_of(
         or any(type(layer.activation) not in _ARRAY_ACTIVATIONS for layer in network.layers)
         or max(n_envs * layer.weight.numel() for layer in network.layers) > LARGE
     ):
-        return PolicySampler(policy, n_envs, num_threads)
-    return ArraySampler(network.layers, plain.sampler(policy), normalizer_of(policy))
+        return PolicySampler(policy, n_envs, num_threads, masks)
+    return ArraySampler(network.layers, plain.sampler(policy), normalizer_of(policy), masks)

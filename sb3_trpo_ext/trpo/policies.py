@@ -11,13 +11,18 @@ normalised inside.
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+)
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_trpo_ext.common.normalization import NormalizingPolicy
@@ -40,9 +45,15 @@ class MlpPolicy(NormalizingPolicy):
         equally probable
     :param log_std_init: logarithm of the standard deviation of Box actions at the start. None is a deviation of e⁻¹
         times half of each action's range, taken for 2 where that is 0, or two million and more; with gSDE 0, as SB3's
+    :param features_extractor_class: of each side; None is the class's own
+    :param share_features_extractor: True for one extractor, which then only the trust-region step trains; None is True
+        for vectors, which need none, and False for images and dictionaries
     :param kwargs: as :class:`~sb3_trpo_ext.common.normalization.NormalizingPolicy`
     :raises ValueError: when the gain is not above 0, or is another than 0.01 without ``ortho_init``
     """
+
+    EXTRACTOR: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    SHARES_IT: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -51,6 +62,8 @@ class MlpPolicy(NormalizingPolicy):
         lr_schedule: Schedule,
         last_layer_gain: float = SB3_LAST_LAYER_GAIN,
         log_std_init: float | None = None,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        share_features_extractor: bool | None = None,
         **kwargs: Any,
     ):
         if not number(0, open_low=True)(last_layer_gain):
@@ -60,8 +73,15 @@ class MlpPolicy(NormalizingPolicy):
             )
         self.last_layer_gain = last_layer_gain
         self.noise_by_bounds = log_std_init is None and not kwargs.get("use_sde", False)
-        log_std_init = 0.0 if log_std_init is None else log_std_init
-        super().__init__(observation_space, action_space, lr_schedule, log_std_init=log_std_init, **kwargs)
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            log_std_init=0.0 if log_std_init is None else log_std_init,
+            features_extractor_class=features_extractor_class or self.EXTRACTOR,
+            share_features_extractor=self.SHARES_IT if share_features_extractor is None else share_features_extractor,
+            **kwargs,
+        )
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
@@ -82,7 +102,11 @@ class MlpPolicy(NormalizingPolicy):
             parameter.zero_()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own: dict[str, Any] = {"last_layer_gain": self.last_layer_gain}
+        # SB3 leaves the second out, so that policy.save() and load() would fall back to the default.
+        own: dict[str, Any] = {
+            "last_layer_gain": self.last_layer_gain,
+            "share_features_extractor": self.share_features_extractor,
+        }
         return super()._get_constructor_parameters() | own | ({"log_std_init": None} if self.noise_by_bounds else {})
 
 
@@ -93,63 +117,14 @@ def half_range(space: spaces.Box) -> NDArray[np.float64]:
 
 
 class CnnPolicy(MlpPolicy):
-    """
-    SB3's policy for images, with separate features extractors by default.
+    """SB3's policy for images, with separate features extractors by default. Arguments as :class:`MlpPolicy`."""
 
-    :param observation_space: of the environment
-    :param action_space: of the environment
-    :param lr_schedule: of the critic's optimizer
-    :param features_extractor_class: of each side
-    :param share_features_extractor: True for one extractor, which then only the trust-region step trains
-    :param kwargs: as :class:`MlpPolicy`
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        lr_schedule: Schedule,
-        features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN,
-        share_features_extractor: bool = False,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            features_extractor_class=features_extractor_class,
-            share_features_extractor=share_features_extractor,
-            **kwargs,
-        )
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        # SB3 leaves this out, so that policy.save() and load() would fall back to the default.
-        return super()._get_constructor_parameters() | {"share_features_extractor": self.share_features_extractor}
+    EXTRACTOR = NatureCNN
+    SHARES_IT = False
 
 
-class MultiInputPolicy(CnnPolicy):
-    """
-    SB3's policy for dictionaries, with separate features extractors by default.
+class MultiInputPolicy(MlpPolicy):
+    """SB3's policy for dictionaries, with separate features extractors by default. Arguments as :class:`MlpPolicy`."""
 
-    :param observation_space: of the environment
-    :param action_space: of the environment
-    :param lr_schedule: of the critic's optimizer
-    :param features_extractor_class: of each side
-    :param kwargs: as :class:`CnnPolicy`
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Dict,
-        action_space: spaces.Space[Any],
-        lr_schedule: Schedule,
-        features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            features_extractor_class=features_extractor_class,
-            **kwargs,
-        )
+    EXTRACTOR = CombinedExtractor
+    SHARES_IT = False

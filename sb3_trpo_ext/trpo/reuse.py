@@ -88,7 +88,7 @@ class EarlierRollouts:
         :param count: how many rollouts are kept for the updates to come
         """
         earlier = [one.rollout for one in self._kept]
-        inputs = reduce(Inputs.followed_by, (one.inputs for one in earlier), newest.inputs)
+        inputs = reduce(_joined, (one.inputs for one in earlier), newest.inputs)
         actions = torch.cat([newest.actions, *(one.actions for one in earlier)])
         linearized = actor.linearize(inputs)  # once, for the correction and for the step
         log_prob = linearized.family.log_prob(actor.family_actions(actions))
@@ -116,7 +116,7 @@ class EarlierRollouts:
         if not self._kept:
             raise ValueError("There is no earlier rollout yet. Add one.")
         rollouts = [one.rollout for one in self._kept]
-        inputs = reduce(Inputs.followed_by, (one.inputs for one in rollouts))
+        inputs = reduce(_joined, (one.inputs for one in rollouts))
         actions = torch.cat([one.actions for one in rollouts])
         behaviour_log_prob = torch.cat([one.log_prob for one in self._kept])
         rewards = torch.cat([one.rewards for one in rollouts], dim=1)
@@ -124,7 +124,7 @@ class EarlierRollouts:
 
         weights = (log_prob - behaviour_log_prob).exp().clamp(max=1)  # w
         values = critic.values(inputs).flatten()
-        last_values = critic.values(reduce(Inputs.followed_by, (one.last_inputs for one in self._kept))).flatten()
+        last_values = critic.values(reduce(_joined, (one.last_inputs for one in self._kept))).flatten()
         bootstraps = torch.zeros_like(rewards)
         bootstraps[-1] = torch.where(ends[-1], 0, last_values)
 
@@ -141,3 +141,8 @@ class EarlierRollouts:
             critics = advantages(discounts.critic_gae_lambda)
         returns = values + weights * critics
         return Batch(inputs, actions, policys, returns, values, behaviour_log_prob)
+
+
+def _joined(first: Inputs, second: Inputs) -> Inputs:
+    """By the method of their own class, which may hold more than observations."""
+    return first.followed_by(second)

@@ -1,0 +1,220 @@
+"""MaskableTRPO: TRPO where some actions are forbidden in some states."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from sb3_trpo_ext.common.inputs import Inputs, Rows, chosen, finite
+from sb3_trpo_ext.common.network import PlainNetwork
+from sb3_trpo_ext.common.sampler import Sampler, sampler_of
+from sb3_trpo_ext.kernels.families import Family
+from sb3_trpo_ext.kernels.masking import masked
+from sb3_trpo_ext.trpo.masked_policies import MaskableCnnPolicy, MaskableMlpPolicy, MaskableMultiInputPolicy
+from sb3_trpo_ext.trpo.masks import MaskSource, width
+from sb3_trpo_ext.trpo.trpo import TRPO
+from sb3_trpo_ext.trust_region.heads import Heads, Layout
+
+SelfMaskableTRPO = TypeVar("SelfMaskableTRPO", bound="MaskableTRPO")
+SelfMaskedInputs = TypeVar("SelfMaskedInputs", bound="MaskedInputs")
+MASKABLE = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
+
+@dataclass(frozen=True)
+class MaskedInputs(Inputs):
+    """
+    :param masks: what is allowed in each state, boolean, shape (n, k)
+    """
+
+    masks: Tensor
+
+    def rows(self: SelfMaskedInputs, rows: Rows) -> SelfMaskedInputs:
+        """As :meth:`sb3_trpo_ext.common.inputs.Inputs.rows`."""
+        return replace(super().rows(rows), masks=chosen(self.masks, rows))
+
+    def followed_by(self: SelfMaskedInputs, other: SelfMaskedInputs) -> SelfMaskedInputs:
+        """As :meth:`sb3_trpo_ext.common.inputs.Inputs.followed_by`."""
+        return replace(super().followed_by(other), masks=torch.cat([self.masks, other.masks]))
+
+
+class MaskedHeads(Heads):
+    """
+    :param policy: that can be asked with masks
+    :param source: of the masks
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, source: MaskSource):
+        super().__init__(policy)
+        self._source = source
+
+    def blank(self) -> MaskedInputs:
+        """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.blank`; everything is allowed."""
+        observations = super().blank().observations
+        return self._with(observations, np.ones((2, width(self.policy.action_space)), dtype=bool))
+
+    def present(self, observations: Any) -> MaskedInputs:
+        """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.present`."""
+        return self._with(super().present(observations).observations, self._source.peek(observations))
+
+    def recorded(self, buffer: RolloutBuffer, layout: Layout) -> MaskedInputs:
+        """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.recorded`."""
+        masks: NDArray[Any] = self._source.rollout
+        # The layouts of a buffer that somebody has drawn samples from are those of flat arrays.
+        masks = buffer.swap_and_flatten(masks) if buffer.generator_ready else masks
+        return self._with(super().recorded(buffer, layout).observations, layout(masks))
+
+    def family(self, inputs: Inputs) -> Family:
+        """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.family`."""
+        assert isinstance(inputs, MaskedInputs)
+        return masked(super().family(inputs), inputs.masks)
+
+    def family_of_output(self, output: Tensor, inputs: Inputs) -> Family:
+        """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.family_of_output`."""
+        assert isinstance(inputs, MaskedInputs)
+        return masked(super().family_of_output(output, inputs), inputs.masks)
+
+    def evaluate(self, inputs: Inputs, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.evaluate`."""
+        assert isinstance(inputs, MaskedInputs)
+        seen = replace(inputs, observations=finite(inputs.observations))
+        return self.values(seen), self.family(seen).log_prob(actions)
+
+    def sampler(self, network: PlainNetwork | None, n_envs: int, num_threads: int | None) -> Sampler:
+        """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.sampler`."""
+        return sampler_of(self.policy, network, n_envs, num_threads, self._source.now)
+
+    def can_collect_fast(self, buffer: RolloutBuffer) -> bool:
+        """Always: SB3's own loop can not ask with masks."""
+        return True
+
+    def _with(self, observations: Any, masks: NDArray[Any]) -> MaskedInputs:
+        return MaskedInputs(observations, torch.as_tensor(masks, device=self.policy.device))
+
+
+class MaskableTRPO(TRPO):
+    """
+    TRPO for environments where not every action is allowed in every state (Huang and Ontañón 2022, "A Closer Look at
+    Invalid Action Masking in Policy Gradient Algorithms", arXiv:2006.14171).
+
+    The policy is a softmax over the allowed choices alone. A mask belongs to its state: it is applied when the action
+    is chosen, in the gradient, in every product with the Fisher matrix and at every trial of the line search. A
+    forbidden action has probability, gradient, KL and entropy 0.
+
+    The environment offers masks by a method ``action_masks()`` (its own, that of sb3-contrib's ``ActionMasker``, or the
+    VecEnv's), by a part ``"action_mask"`` of Dict observations, or by ``infos["action_mask"]``; the first that is there
+    is used, in the order: observations, VecEnv, environment, infos.
+
+    Differs from :class:`~sb3_trpo_ext.trpo.trpo.TRPO`:
+
+    1. Actions are Discrete, MultiDiscrete or MultiBinary.
+    2. Rollouts are always collected by our own loop: ``fast=False`` is about differentiation alone.
+
+    Differs from sb3-contrib's ``MaskablePPO``, besides the update:
+
+    1. ``predict`` without masks does not allow everything: it finds them in the observation, or in the environment of
+       whoever is calling, and raises an error where it can not.
+    2. A MultiBinary policy has one logit for each bit, as without masks.
+
+    :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", or a subclass of
+        :class:`~sb3_trpo_ext.trpo.masked_policies.MaskableMlpPolicy`
+    :param env: as TRPO's
+    :param kwargs: all other arguments are TRPO's
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MaskableMlpPolicy,
+        "CnnPolicy": MaskableCnnPolicy,
+        "MultiInputPolicy": MaskableMultiInputPolicy,
+    }
+    _use_masking = True
+
+    def _check(self) -> None:
+        if not issubclass(self.policy_class, MaskableMlpPolicy):
+            raise ValueError(
+                "MaskableTRPO(policy=...) must be a subclass of sb3_trpo_ext.trpo.MaskableMlpPolicy, got "
+                f"{self.policy_class.__name__}, which can not be asked with masks."
+            )
+        if not isinstance(self.action_space, MASKABLE):
+            names = ", ".join(kind.__name__ for kind in MASKABLE)
+            raise ValueError(f"MaskableTRPO(env=...) must have actions of type {names}, got {self.action_space}.")
+        super()._check()
+
+    def _setup_model(self) -> None:
+        self._masks = MaskSource(self.action_space)
+        super()._setup_model()
+
+    def _heads(self) -> Heads:
+        return MaskedHeads(self.policy, self._masks)
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        is_reset = reset_num_timesteps or self._last_obs is None
+        begun = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        assert self.env is not None
+        if self._use_masking:
+            self._masks.look_at(self.env, is_reset, required=True)
+        else:
+            self._masks.ignore(self.env)
+        return begun
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[Any] | None = None) -> None:
+        super()._update_info_buffer(infos, dones)
+        assert self.env is not None and dones is not None
+        self._masks.note(infos, dones, self.env)
+
+    def _collects_fast(self) -> bool:
+        return True
+
+    def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> bool:
+        self._masks.begin()
+        return super()._collect(env, callback, rollout_buffer)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_masks", "_use_masking"]
+
+    def learn(
+        self: SelfMaskableTRPO,
+        total_timesteps: float,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "MaskableTRPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+        use_masking: bool = True,
+    ) -> SelfMaskableTRPO:
+        """
+        Train. Arguments as :meth:`sb3_trpo_ext.trpo.trpo.TRPO.learn`.
+
+        :param use_masking: False to allow every action
+        :raises ValueError: when the environment offers no masks, or one that allows nothing
+        """
+        self._use_masking = use_masking
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def predict(
+        self,
+        observation: np.ndarray[Any, Any] | dict[str, np.ndarray[Any, Any]],
+        state: tuple[np.ndarray[Any, Any], ...] | None = None,
+        episode_start: np.ndarray[Any, Any] | None = None,
+        deterministic: bool = False,
+        action_masks: Sequence[Any] | NDArray[Any] | None = None,
+    ) -> tuple[np.ndarray[Any, Any], tuple[np.ndarray[Any, Any], ...] | None]:
+        """As :meth:`sb3_trpo_ext.trpo.masked_policies.MaskableMlpPolicy.predict`."""
+        policy: Any = self.policy
+        return policy.predict(observation, state, episode_start, deterministic, action_masks)  # type: ignore[no-any-return]

@@ -81,10 +81,13 @@ class ChainLinearization:
             for layer, y in zip(self.layers[1:], self.activations.outputs, strict=False)
         ]
 
-    def jvp(self, tangent: Tensor) -> tuple[Tensor, ...]:
+    def jvp(self, tangent: Tensor, change: Tensor | None = None) -> tuple[Tensor, ...]:
+        """
+        :param tangent: v
+        :param change: of the inputs besides; None stands for zero
+        """
         pieces = unflatten(tangent, self._parameters)
         outputs = [*self._buffers, torch.empty_like(self.value[0])]
-        change: Tensor | None = None  # of the layer's input; None stands for zero
         for i, layer in enumerate(self.layers):
             change = layer.push(self.activations.inputs[i], change, pieces[2 * i], pieces[2 * i + 1], outputs[i])
             layer.multiply_by_slope(change, self.activations.outputs[i])
@@ -92,11 +95,23 @@ class ChainLinearization:
         return (change,)
 
     def vjp(self, cotangent: Sequence[Tensor]) -> Tensor:
+        return self._pull_to_first(cotangent[0].clone())[0]
+
+    def vjp_and_pull(self, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        :param cotangent: c; it is overwritten
+        :return: Jᵀ c, and the cotangent at the inputs
+        """
+        gradient, at_first = self._pull_to_first(cotangent)
+        return gradient, self.layers[0].pull(self.activations.inputs[0], at_first, None)
+
+    def _pull_to_first(self, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        """Jᵀ c, and the cotangent at the first layer's affine map."""
         gradient = self.value[0].new_empty(self._size)
         pieces = unflatten(gradient, self._parameters)
-        for i, at_affine in self.activations.cotangents(cotangent[0].clone(), self._buffers):
+        for i, at_affine in self.activations.cotangents(cotangent, self._buffers):
             self.layers[i].write_gradient(self.activations.inputs[i], at_affine, *pieces[2 * i : 2 * i + 2])
-        return gradient
+        return gradient, at_affine
 
 
 class GaussianLinearization:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -19,9 +19,35 @@ from torch import Tensor, nn
 from sb3_trpo_ext.common.distributions import plain_distribution
 from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.common.normalization import features_of
+from sb3_trpo_ext.kernels.chain import ChainLinearization, forward
 from sb3_trpo_ext.kernels.layers import Layer, does_only_its_kinds, layers_of
+from sb3_trpo_ext.kernels.linearize import Linearization
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+
+
+class Network(Protocol):
+    """
+    A network inside a policy, from its inputs to distribution parameters or values, that is differentiated by hand.
+    """
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Those that it ends with, which make a chain."""
+        ...
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All that is trained, in the order of its vectors."""
+        ...
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """The outputs in n states, without a graph, shape (n, k)."""
+        ...
+
+    def linearize(self, inputs: Inputs) -> Linearization:
+        """The same, and how they change with the parameters."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -64,6 +90,15 @@ class PlainNetwork:
         assert isinstance(features, Tensor)
         return features.to(self.layers[0].weight.dtype)
 
+    @torch.no_grad()
+    def forward(self, inputs: Inputs) -> Tensor:
+        """As :meth:`Network.forward`."""
+        return forward(self.layers, self.inputs(inputs))
+
+    def linearize(self, inputs: Inputs) -> Linearization:
+        """As :meth:`Network.linearize`."""
+        return ChainLinearization(self.layers, self.inputs(inputs))
+
 
 def actor_network(policy: ActorCriticPolicy) -> PlainNetwork | None:
     """
@@ -76,7 +111,7 @@ def actor_network(policy: ActorCriticPolicy) -> PlainNetwork | None:
         return None
     if not has_sb3s(policy, "get_distribution"):
         return None
-    hidden = _modules_of(policy.mlp_extractor.policy_net) if _has_mlp(policy) else None
+    hidden = modules_of(policy, policy.mlp_extractor.policy_net)
     if hidden is None:
         return None
     return _plain(policy, policy.pi_features_extractor, [*hidden, policy.action_net], True)
@@ -92,7 +127,7 @@ def critic_network(policy: ActorCriticPolicy, trains_extractor: bool) -> PlainNe
     """
     if not has_sb3s(policy, "predict_values"):
         return None
-    hidden = _modules_of(policy.mlp_extractor.value_net) if _has_mlp(policy) else None
+    hidden = modules_of(policy, policy.mlp_extractor.value_net)
     if hidden is None:
         return None
     return _plain(policy, policy.vf_features_extractor, [*hidden, policy.value_net], trains_extractor)
@@ -111,14 +146,38 @@ def _plain(
             if not does_only_its_kinds(extractor) or None in parts:
                 return None
             stem = [module for part in parts for module in part or ()]
-    elif kind in (FlattenExtractor, CombinedExtractor) and next(extractor.parameters(), None) is None:
-        pass
-    else:
+    elif not has_nothing_to_train(extractor):
         return None
-    layers = layers_of([*stem, *head])
+    layers = trained_layers([*stem, *head])
+    return None if layers is None else PlainNetwork(layers, policy, extractor, bool(stem))
+
+
+def has_nothing_to_train(extractor: BaseFeaturesExtractor) -> bool:
+    """Whether features are observations, in another form."""
+    is_known = type(extractor) in (FlattenExtractor, CombinedExtractor)
+    return is_known and next(extractor.parameters(), None) is None
+
+
+def trained_layers(modules: Sequence[nn.Module]) -> list[Layer] | None:
+    """
+    As :func:`sb3_trpo_ext.kernels.layers.layers_of`, and None where a parameter is frozen.
+
+    :param modules: applied one after the other
+    """
+    layers = layers_of(modules)
     if layers is None or not all(parameter.requires_grad for layer in layers for parameter in layer.parameters):
         return None
-    return PlainNetwork(layers, policy, extractor, bool(stem))
+    return layers
+
+
+def modules_of(policy: ActorCriticPolicy, network: nn.Module) -> list[nn.Module] | None:
+    """
+    :param policy: any
+    :param network: one of the two of its ``mlp_extractor``
+    :return: the modules that it calls one after the other; None where it may do anything else
+    """
+    has_sb3s_mlp = type(policy.mlp_extractor) is MlpExtractor and does_only_its_kinds(policy.mlp_extractor)
+    return _modules_of(network) if has_sb3s_mlp else None
 
 
 def stands_for(original: Callable[..., Any]) -> Callable[[MethodT], MethodT]:
@@ -139,10 +198,6 @@ def has_sb3s(policy: ActorCriticPolicy, method: str) -> bool:
     """Whether a policy has left one of SB3's methods as it is, or has one that stands for it."""
     found = getattr(type(policy), method, None)
     return getattr(found, "stands_for", found) is getattr(ActorCriticPolicy, method) and method not in vars(policy)
-
-
-def _has_mlp(policy: ActorCriticPolicy) -> bool:
-    return type(policy.mlp_extractor) is MlpExtractor and does_only_its_kinds(policy.mlp_extractor)
 
 
 def _modules_of(container: Any) -> list[nn.Module] | None:

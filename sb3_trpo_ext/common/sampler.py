@@ -16,7 +16,7 @@ from torch import nn
 
 from sb3_trpo_ext.common.distributions import ArraySample, FloatArray, plain_distribution
 from sb3_trpo_ext.common.inputs import finite
-from sb3_trpo_ext.common.network import PlainNetwork
+from sb3_trpo_ext.common.network import Network, PlainNetwork
 from sb3_trpo_ext.common.normalization import CLIP, Normalizer, normalizer_of
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.layers import Layer, does_only_its_kinds
@@ -130,7 +130,7 @@ def forbid(logits: FloatArray, masks: NDArray[np.bool_]) -> None:
 
 def sampler_of(
     policy: ActorCriticPolicy,
-    network: PlainNetwork | None,
+    network: Network | None,
     n_envs: int,
     num_threads: int | None = None,
     masks: MasksOf | None = None,
@@ -139,7 +139,7 @@ def sampler_of(
     The fastest one that samples exactly as the policy does. Valid until the parameters change.
 
     :param policy: in evaluation mode
-    :param network: from its observations to its distribution parameters, where that is a plain chain
+    :param network: from its inputs to its distribution parameters, where that is differentiated by hand
     :param n_envs: rows of observations
     :param num_threads: of torch; None chooses
     :param masks: which choices the present states allow, as :func:`sb3_trpo_ext.kernels.masking.masked` takes them;
@@ -147,7 +147,7 @@ def sampler_of(
     """
     space, plain = policy.observation_space, plain_distribution(policy)
     if (
-        network is None
+        not isinstance(network, PlainNetwork)
         or plain is None
         or not isinstance(space, spaces.Box)
         or type(network.extractor) is not FlattenExtractor

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sb3_trpo_ext.kernels.layers import Convolution, Layer
+from sb3_trpo_ext.kernels.linearize import Linearization
 from sb3_trpo_ext.kernels.vector import count, unflatten
 
 
@@ -116,8 +117,8 @@ class ChainLinearization:
 
 class GaussianLinearization:
     """
-    Linearization of θ → (mean, std) where the mean is a chain's output and the std a parameter vector of its own:
-    θ = (log std, the chain's parameters).
+    Linearization of θ → (mean, std) where the mean is a network's output and the std a parameter vector of its own:
+    θ = (log std, the network's parameters).
 
     :param mean: of the means, shape (n, d)
     :param log_std: shape (d,)
@@ -125,7 +126,7 @@ class GaussianLinearization:
 
     value: tuple[Tensor, ...]
 
-    def __init__(self, mean: ChainLinearization, log_std: Tensor):
+    def __init__(self, mean: Linearization, log_std: Tensor):
         self.mean = mean
         self._std = log_std.detach().exp()
         self.value = (*mean.value, self._std.expand_as(mean.value[0]))

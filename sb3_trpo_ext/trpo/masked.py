@@ -6,9 +6,8 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -16,24 +15,23 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from sb3_trpo_ext.common.inputs import Inputs, Rows, chosen, finite
-from sb3_trpo_ext.common.network import PlainNetwork
+from sb3_trpo_ext.common.network import Network
 from sb3_trpo_ext.common.sampler import Sampler, sampler_of
 from sb3_trpo_ext.kernels.families import Family
 from sb3_trpo_ext.kernels.masking import masked
 from sb3_trpo_ext.trpo.masked_policies import MaskableCnnPolicy, MaskableMlpPolicy, MaskableMultiInputPolicy
-from sb3_trpo_ext.trpo.masks import MaskSource, width
+from sb3_trpo_ext.trpo.masks import MASKABLE, MaskSource, width
 from sb3_trpo_ext.trpo.trpo import TRPO
 from sb3_trpo_ext.trust_region.heads import Heads, Layout
 
 SelfMaskableTRPO = TypeVar("SelfMaskableTRPO", bound="MaskableTRPO")
 SelfMaskedInputs = TypeVar("SelfMaskedInputs", bound="MaskedInputs")
-MASKABLE = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 @dataclass(frozen=True)
 class MaskedInputs(Inputs):
     """
-    :param masks: what is allowed in each state, boolean, shape (n, k)
+    :param masks: what is allowed in each state, boolean, shape (n, k); k = 0 for actions that have no masks
     """
 
     masks: Tensor
@@ -76,12 +74,12 @@ class MaskedHeads(Heads):
     def family(self, inputs: Inputs) -> Family:
         """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.family`."""
         assert isinstance(inputs, MaskedInputs)
-        return masked(super().family(inputs), inputs.masks)
+        return self._masked(super().family(inputs), inputs)
 
     def family_of_output(self, output: Tensor, inputs: Inputs) -> Family:
         """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.family_of_output`."""
         assert isinstance(inputs, MaskedInputs)
-        return masked(super().family_of_output(output, inputs), inputs.masks)
+        return self._masked(super().family_of_output(output, inputs), inputs)
 
     def evaluate(self, inputs: Inputs, actions: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.evaluate`."""
@@ -89,13 +87,17 @@ class MaskedHeads(Heads):
         seen = replace(inputs, observations=finite(inputs.observations))
         return self.values(seen), self.family(seen).log_prob(actions)
 
-    def sampler(self, network: PlainNetwork | None, n_envs: int, num_threads: int | None) -> Sampler:
+    def sampler(self, network: Network | None, n_envs: int, num_threads: int | None) -> Sampler:
         """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.sampler`."""
         return sampler_of(self.policy, network, n_envs, num_threads, self._source.now)
 
     def can_collect_fast(self, buffer: RolloutBuffer) -> bool:
         """Always: SB3's own loop can not ask with masks."""
         return True
+
+    @staticmethod
+    def _masked(family: Family, inputs: MaskedInputs) -> Family:
+        return masked(family, inputs.masks) if inputs.masks.shape[1] else family
 
     def _with(self, observations: Any, masks: NDArray[Any]) -> MaskedInputs:
         return MaskedInputs(observations, torch.as_tensor(masks, device=self.policy.device))
@@ -136,17 +138,31 @@ class MaskableTRPO(TRPO):
         "CnnPolicy": MaskableCnnPolicy,
         "MultiInputPolicy": MaskableMultiInputPolicy,
     }
+    POLICY: ClassVar[type[MaskableMlpPolicy]] = MaskableMlpPolicy
+    """What the policy class has to be a subclass of."""
+    NEEDS_MASKS: ClassVar[bool] = True
+    """Whether an environment without masks is refused."""
     _use_masking = True
 
-    def _check(self) -> None:
-        if not issubclass(self.policy_class, MaskableMlpPolicy):
+    def _check_policy_class(self) -> None:
+        kind = self.policy_class
+        if not issubclass(kind, self.POLICY) or kind.has_memory != self.POLICY.has_memory:
             raise ValueError(
-                "MaskableTRPO(policy=...) must be a subclass of sb3_trpo_ext.trpo.MaskableMlpPolicy, got "
-                f"{self.policy_class.__name__}, which can not be asked with masks."
+                f"{type(self).__name__}(policy=...) must be a subclass of sb3_trpo_ext.trpo.{self.POLICY.__name__}, "
+                f"got {kind.__name__}. TRPO has policies without masks and memory, RecurrentTRPO those with memory."
             )
-        if not isinstance(self.action_space, MASKABLE):
+
+    def _check(self) -> None:
+        name = type(self).__name__
+        if self.NEEDS_MASKS and not isinstance(self.action_space, MASKABLE):
             names = ", ".join(kind.__name__ for kind in MASKABLE)
-            raise ValueError(f"MaskableTRPO(env=...) must have actions of type {names}, got {self.action_space}.")
+            raise ValueError(f"{name}(env=...) must have actions of type {names}, got {self.action_space}.")
+        buffer = self.rollout_buffer_class
+        if buffer is not None and buffer.add not in (RolloutBuffer.add, DictRolloutBuffer.add):
+            raise ValueError(
+                f"{name}(rollout_buffer_class=...) must leave SB3's add() as it is, got {buffer.__name__}: its arrays "
+                "are written to directly. It may have its own compute_returns_and_advantage."
+            )
         super()._check()
 
     def _setup_model(self) -> None:
@@ -167,8 +183,8 @@ class MaskableTRPO(TRPO):
         is_reset = reset_num_timesteps or self._last_obs is None
         begun = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self.env is not None
-        if self._use_masking:
-            self._masks.look_at(self.env, is_reset, required=True)
+        if self._use_masking and isinstance(self.action_space, MASKABLE):
+            self._masks.look_at(self.env, is_reset, self.NEEDS_MASKS)
         else:
             self._masks.ignore(self.env)
         return begun

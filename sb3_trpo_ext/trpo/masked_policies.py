@@ -5,7 +5,7 @@ They are TRPO's, and can be asked with masks. Asked without, by code that knows 
 (:func:`sb3_trpo_ext.trpo.masks.of_question`).
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ class MaskableMlpPolicy(MlpPolicy):
     after the other for MultiDiscrete, two for each bit of MultiBinary, first for 0, then for 1.
     """
 
+    has_memory: ClassVar[bool] = False
+
     @stands_for(ActorCriticPolicy.get_distribution)
     def get_distribution(self, obs: PyTorchObs, action_masks: Any = None) -> Distribution:
         """
@@ -38,11 +40,7 @@ class MaskableMlpPolicy(MlpPolicy):
         :param action_masks: of the n states; None allows everything
         """
         distribution = super().get_distribution(obs)
-        if action_masks is None:
-            return distribution
-        family: Any = family_of(distribution)
-        rows = self._masks(action_masks, len(family.logits))
-        return distribution.proba_distribution(action_logits=masked(family, rows).logits)
+        return distribution if action_masks is None else self._masked(distribution, action_masks)
 
     @stands_for(ActorCriticPolicy.forward)
     def forward(
@@ -95,18 +93,19 @@ class MaskableMlpPolicy(MlpPolicy):
         """
         self.set_training_mode(False)
         obs, is_vectorized = self.obs_to_tensor(observation)
-        n = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-        rows = masks.of_question(self, observation, n, action_masks)
+        rows = masks.of_question(self, observation, count_of(obs), action_masks)
         with torch.no_grad():
             chosen = self.get_distribution(obs, rows).get_actions(deterministic=deterministic)
         shape: Any = self.action_space.shape
         actions = chosen.cpu().numpy().reshape((-1, *shape))
         return actions if is_vectorized else actions.squeeze(axis=0), state
 
-    def _masks(self, given: Any, n: int) -> Tensor:
-        if isinstance(given, Tensor):
-            given = given.cpu().numpy()
-        return torch.as_tensor(masks.as_rows(given, self.action_space, n), device=self.device)
+    def _masked(self, distribution: Distribution, action_masks: Any) -> Distribution:
+        family: Any = family_of(distribution)
+        given = action_masks.cpu().numpy() if isinstance(action_masks, Tensor) else action_masks
+        rows = masks.as_rows(given, self.action_space, len(family.logits))
+        allowed = torch.as_tensor(rows, device=family.logits.device)
+        return distribution.proba_distribution(action_logits=masked(family, allowed).logits)
 
 
 class MaskableCnnPolicy(MaskableMlpPolicy):
@@ -121,3 +120,8 @@ class MaskableMultiInputPolicy(MaskableMlpPolicy):
 
     EXTRACTOR = CombinedExtractor
     SHARES_IT = False
+
+
+def count_of(obs: PyTorchObs) -> int:
+    """How many observations these are."""
+    return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)

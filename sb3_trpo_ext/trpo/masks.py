@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 METHOD = "action_masks"  # of an environment, as sb3-contrib's ActionMasker has it
 KEY = "action_mask"  # of a dictionary of observations, or of an info
 Masks: TypeAlias = NDArray[np.bool_]
+MASKABLE = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 OFFERS = (
     f"a method {METHOD}() of the environment (sb3-contrib's ActionMasker adds one) or of the VecEnv, a part "
     f'"{KEY}" of Dict observations, or infos["{KEY}"] of reset and step'
@@ -23,7 +24,7 @@ OFFERS = (
 def width(space: spaces.Space[Any]) -> int:
     """
     How many numbers a mask has: n for Discrete(n), the sum of the choices' sizes for MultiDiscrete, two for each bit of
-    MultiBinary, the first for 0 and the second for 1.
+    MultiBinary, the first for 0 and the second for 1; none for other actions.
 
     :param space: of the actions
     """
@@ -31,8 +32,7 @@ def width(space: spaces.Space[Any]) -> int:
         return int(space.n)
     if isinstance(space, spaces.MultiDiscrete):
         return int(space.nvec.sum())
-    assert isinstance(space, spaces.MultiBinary)
-    return 2 * int(np.prod(space.shape))
+    return 2 * int(np.prod(space.shape)) if isinstance(space, spaces.MultiBinary) else 0
 
 
 def as_rows(masks: Any, space: spaces.Space[Any], n: int) -> Masks:
@@ -230,7 +230,7 @@ class MaskFromInfo(gym.Wrapper[Any, Any, Any, Any]):
         return self._mask
 
 
-def of_question(policy: BasePolicy, observation: Any, n: int, given: Any) -> Masks | None:
+def of_question(policy: BasePolicy, observation: Any, n: int, given: Any, required: bool = True) -> Masks | None:
     """
     The masks with which a policy that was trained with masks is asked for actions.
 
@@ -242,12 +242,14 @@ def of_question(policy: BasePolicy, observation: Any, n: int, given: Any) -> Mas
     :param observation: as ``predict`` takes it
     :param n: how many observations these are
     :param given: the masks that the caller gave; None if it gave none
-    :return: shape (n, :func:`width`); None where the caller says ``use_masking = False``, as sb3-contrib's evaluation
+    :param required: whether there have to be masks
+    :return: shape (n, :func:`width`); None where the caller says ``use_masking = False``, as sb3-contrib's evaluation,
+        or where there are none and need not be
     :raises ValueError: when there are no masks to be found, or one allows nothing
     """
     if given is None:
         tells = isinstance(observation, dict) and KEY in observation
-        given = observation[KEY] if tells else _of_callers_environment(policy, n)
+        given = observation[KEY] if tells else _of_callers_environment(policy, n, required)
     if given is None:
         return None
     masks = as_rows(given, policy.action_space, n)
@@ -256,7 +258,7 @@ def of_question(policy: BasePolicy, observation: Any, n: int, given: Any) -> Mas
     return masks
 
 
-def _of_callers_environment(policy: BasePolicy, n: int) -> Any:
+def _of_callers_environment(policy: BasePolicy, n: int, required: bool) -> Any:
     frame = sys._getframe(2)
     while frame is not None:
         variables = frame.f_locals
@@ -273,6 +275,8 @@ def _of_callers_environment(policy: BasePolicy, n: int) -> Any:
                 f"Give it the masks of the one that is meant: predict(observation, action_masks=env.{METHOD}())."
             )
         frame = frame.f_back  # type: ignore[assignment]
+    if not required:
+        return None
     raise ValueError(
         "predict() needs to know which actions are allowed, and finds no environment that says so where it was called "
         f"from. Give action_masks=..., or evaluate in an environment that offers masks by {OFFERS.split(', or')[0]}; "

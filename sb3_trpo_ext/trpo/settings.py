@@ -106,13 +106,12 @@ def check_policy_class(policy_class: type[Any]) -> None:
     if not issubclass(policy_class, ActorCriticPolicy):
         raise ValueError(
             "TRPO(policy=...) must be a subclass of Stable-Baselines3's ActorCriticPolicy, got "
-            f"{policy_class.__name__}, which is none. Policies with action masks are not supported: give a penalty for "
-            'forbidden actions, and "MlpPolicy" or a subclass of it.'
+            f"{policy_class.__name__}, which is none. For action masks use MaskableTRPO."
         )
-    if hasattr(policy_class, "_process_sequence"):
+    if hasattr(policy_class, "_process_sequence") or hasattr(policy_class, "has_memory"):
         raise ValueError(
-            f"TRPO(policy=...) must be a policy without memory, got {policy_class.__name__}. Stack the latest "
-            'observations with VecFrameStack, and use "MlpPolicy" or "CnnPolicy".'
+            f"TRPO(policy=...) must be a policy without memory and masks, got {policy_class.__name__}. Use "
+            "RecurrentTRPO for the one, MaskableTRPO for the other."
         )
 
 

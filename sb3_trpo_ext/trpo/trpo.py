@@ -26,7 +26,7 @@ from sb3_trpo_ext.trpo.reuse import EarlierRollouts
 from sb3_trpo_ext.trpo.settings import CriticMethod, KLReduction, Preconditioner, Region
 from sb3_trpo_ext.trust_region.actor import Actor
 from sb3_trpo_ext.trust_region.batch import Batch
-from sb3_trpo_ext.trust_region.collection import collect_fast
+from sb3_trpo_ext.trust_region.collection import FastBehaviour, ValuingBehaviour, collect_fast
 from sb3_trpo_ext.trust_region.critic_fit import CriticFit, fit_by_gradient_descent, fit_in_trust_region
 from sb3_trpo_ext.trust_region.heads import Heads
 from sb3_trpo_ext.trust_region.policy_step import StepStatus
@@ -270,8 +270,11 @@ class TRPO(Algorithm[Rollout]):
             self._set_up_new()
             settings.warn_of_the_other_critic(settings.critic_method(self), chosen.given)
 
-    def _check(self) -> None:
+    def _check_policy_class(self) -> None:
         settings.check_policy_class(self.policy_class)
+
+    def _check(self) -> None:
+        self._check_policy_class()
         settings.check_spaces(self)
         settings.check_sizes(self)
 
@@ -308,9 +311,13 @@ class TRPO(Algorithm[Rollout]):
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> bool:
         rollout_buffer.gamma, rollout_buffer.gae_lambda = self.gamma, self.gae_lambda  # someone may have set them since
         if self._collects_fast():
-            return collect_fast(self, lambda: self.actor, env, callback, rollout_buffer, self.num_threads)
+            return collect_fast(self, self._behaviour(rollout_buffer), env, callback, rollout_buffer)
         with acting_on_finite_observations(self.policy):
             return OnPolicyAlgorithm.collect_rollouts(self, env, callback, rollout_buffer, self.n_steps)
+
+    def _behaviour(self, rollout_buffer: RolloutBuffer) -> ValuingBehaviour:
+        """How the policy acts during a rollout; a variant has its own."""
+        return FastBehaviour(lambda: self.actor, rollout_buffer, self.gamma, self.num_threads)
 
     def _rollout(self) -> Rollout:
         return Rollout.of(

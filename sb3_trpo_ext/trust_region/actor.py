@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from sb3_trpo_ext.common.inputs import Inputs
-from sb3_trpo_ext.common.network import PlainNetwork
-from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization, forward
+from sb3_trpo_ext.common.network import Network, PlainNetwork
+from sb3_trpo_ext.kernels.chain import GaussianLinearization
 from sb3_trpo_ext.kernels.families import Family, Gaussian
 from sb3_trpo_ext.kernels.layers import Dense
 from sb3_trpo_ext.kernels.linearize import AutogradLinearization, ConstantLinearization, Linearization
@@ -38,8 +38,8 @@ class Actor:
 
     parameters: list[nn.Parameter]
     """θ, in the policy's order; empty when all of the actor is frozen."""
-    network: PlainNetwork | None
-    """The network as a chain that is differentiated by hand; None when autograd does it."""
+    network: Network | None
+    """The network as one that is differentiated by hand; None when autograd does it."""
 
     def __init__(self, heads: Heads, fast: bool = True):
         self.heads, self.policy = heads, heads.policy
@@ -64,7 +64,7 @@ class Actor:
     @property
     def is_dense(self) -> bool:
         """Whether the network is a chain of dense layers alone."""
-        return self.network is not None and all(type(layer) is Dense for layer in self.network.layers)
+        return type(self.network) is PlainNetwork and all(type(layer) is Dense for layer in self.network.layers)
 
     @property
     def widest(self) -> int:
@@ -90,8 +90,7 @@ class Actor:
         """
         if self.network is None:
             return self.heads.family(inputs)
-        output = forward(self.network.layers, self.network.inputs(inputs))
-        return self.heads.family_of_output(output, inputs)
+        return self.heads.family_of_output(self.network.forward(inputs), inputs)
 
     def linearize(self, inputs: Inputs) -> LinearizedPolicy:
         """
@@ -106,18 +105,18 @@ class Actor:
             family = self.heads.family(inputs)
             linearization = AutogradLinearization(family.statistics, self.parameters)
             return LinearizedPolicy(family.with_statistics(linearization.value), linearization)
-        chain = ChainLinearization(self.network.layers, self.network.inputs(inputs))
+        output = self.network.linearize(inputs)
         with torch.no_grad():
-            family = self.heads.family_of_output(chain.value[0], inputs)
+            family = self.heads.family_of_output(output.value[0], inputs)
         if isinstance(family, Gaussian):
-            return LinearizedPolicy(family, GaussianLinearization(chain, self.policy.log_std))
-        return LinearizedPolicy(family, chain)
+            return LinearizedPolicy(family, GaussianLinearization(output, self.policy.log_std))
+        return LinearizedPolicy(family, output)
 
     def family_actions(self, actions: Tensor) -> Tensor:
         """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.actions`."""
         return self.heads.actions(actions)
 
-    def _chain(self, network: PlainNetwork, family: Family) -> list[Tensor]:
+    def _chain(self, network: Network, family: Family) -> list[Tensor]:
         """All parameters of a plain network; the log std of a Gaussian is one of its own."""
         return [*([self.policy.log_std] if isinstance(family, Gaussian) else []), *network.parameters]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
 
 from sb3_trpo_ext.common.algorithm import Algorithm
-from sb3_trpo_ext.common.collection import Timeout, step_through
+from sb3_trpo_ext.common.collection import Behaviour, Timeout, step_through
 from sb3_trpo_ext.common.sampler import Sampler
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.vector import count
@@ -25,13 +26,22 @@ from sb3_trpo_ext.trust_region.heads import Heads
 CHUNK = 2**22
 
 
+class ValuingBehaviour(Behaviour, Protocol):
+    """One that can say what the states are worth in which a rollout ends."""
+
+    def last_values(self, observations: Any, episode_starts: NDArray[Any]) -> Tensor:
+        """
+        V of the present states, by the policy as it is now.
+
+        :param observations: of E environments, as they come from the VecEnv
+        :param episode_starts: whether episodes begin with them, shape (E,)
+        :return: E numbers
+        """
+        ...
+
+
 def collect_fast(
-    model: Algorithm[Any],
-    actor: Callable[[], Actor],
-    env: VecEnv,
-    callback: BaseCallback,
-    buffer: RolloutBuffer,
-    num_threads: int | None = None,
+    model: Algorithm[Any], behaviour: ValuingBehaviour, env: VecEnv, callback: BaseCallback, buffer: RolloutBuffer
 ) -> bool:
     """
     Fill a rollout buffer as ``OnPolicyAlgorithm.collect_rollouts`` does, with the same trajectory for the same seed.
@@ -40,24 +50,20 @@ def collect_fast(
     its end, so callbacks see ``values`` and ``log_probs`` in ``self.locals`` only in ``on_rollout_end``.
 
     :param model: whose observations, counters and policy are used and advanced
-    :param actor: gives that of the model's policy as it is now; a callback may exchange it when the rollout starts
+    :param behaviour: of its policy
     :param env: to step in
     :param callback: called as SB3 does
-    :param buffer: to fill, of SB3's own class
-    :param num_threads: of torch when the rollout is evaluated; None chooses
+    :param buffer: to fill, with SB3's own arrays
     :return: False if the callback ended training
     """
     policy = model.policy
     policy.set_training_mode(False)
     if model.use_sde:
         policy.reset_noise(env.num_envs)
-    behaviour = FastBehaviour(actor, buffer, model.gamma, num_threads)
     if not step_through(model, behaviour, env, callback, buffer):
         return False
-    with torch.no_grad():
-        heads = actor().heads
-        last_values = heads.values(heads.present(model._last_obs))
-    buffer.compute_returns_and_advantage(last_values, model._last_episode_starts)  # type: ignore[arg-type]
+    starts: Any = model._last_episode_starts
+    buffer.compute_returns_and_advantage(behaviour.last_values(model._last_obs, starts), starts)
     callback.update_locals({"values": buffer.values, "log_probs": buffer.log_probs})
     callback.on_rollout_end()
     return True
@@ -67,7 +73,7 @@ class FastBehaviour:
     """
     Acts without the critic, and evaluates many steps at once.
 
-    :param actor: gives that of the policy as it is now
+    :param actor: gives that of the policy as it is now; a callback may exchange it when the rollout starts
     :param buffer: to write values and log-probabilities into
     :param gamma: discount, of values at time limits
     :param num_threads: of torch; None chooses
@@ -96,6 +102,12 @@ class FastBehaviour:
         for step, i, observation in self._timeouts:
             self._buffer.rewards[step, i] += self._gamma * _value(heads, observation)
         self._timeouts.clear()
+
+    @torch.no_grad()
+    def last_values(self, observations: Any, episode_starts: NDArray[Any]) -> Tensor:
+        """As :meth:`ValuingBehaviour.last_values`."""
+        heads = self._actor().heads
+        return heads.values(heads.present(observations))
 
 
 @torch.no_grad()

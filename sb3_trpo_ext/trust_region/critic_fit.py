@@ -14,13 +14,13 @@ from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from sb3_trpo_ext.common.network import PlainNetwork
+from sb3_trpo_ext.common.network import Network, PlainNetwork
 from sb3_trpo_ext.kernels.chain import Activations
 from sb3_trpo_ext.kernels.conjugate_gradient import conjugate_gradient
 from sb3_trpo_ext.kernels.fisher import GaussNewton
 from sb3_trpo_ext.kernels.line_search import Trial, backtrack
 from sb3_trpo_ext.kernels.linearize import Linearization
-from sb3_trpo_ext.kernels.vector import assign, flatten, put_back_on_error
+from sb3_trpo_ext.kernels.vector import assign, flatten, put_back_on_error, unflatten
 from sb3_trpo_ext.trust_region.batch import ROUNDING, Batch
 from sb3_trpo_ext.trust_region.value_function import ValueFunction
 
@@ -256,7 +256,9 @@ class SquaredError(Protocol):
 def squared_error(critic: ValueFunction, batch: Batch) -> SquaredError:
     """Of the values on the samples of a batch, in the fastest way that there is for this critic."""
     network = critic.network
-    return AutogradSquaredError(critic, batch) if network is None else ChainSquaredError(network, batch)
+    if isinstance(network, PlainNetwork):
+        return ChainSquaredError(network, batch)
+    return AutogradSquaredError(critic, batch) if network is None else NetworkSquaredError(network, batch)
 
 
 class AutogradSquaredError:
@@ -279,6 +281,27 @@ class AutogradSquaredError:
         self._critic.policy.optimizer.zero_grad()
         torch.autograd.backward(loss, inputs=self._parameters)
         return loss.item()
+
+
+class NetworkSquaredError:
+    """
+    The mean squared error of a critic that is differentiated by hand.
+
+    :param network: of the critic
+    :param batch: N samples
+    """
+
+    def __init__(self, network: Network, batch: Batch):
+        self._network, self._batch = network, batch
+
+    def differentiate(self, rows: Tensor) -> float:
+        """As :meth:`SquaredError.differentiate`."""
+        local = self._network.linearize(self._batch.inputs.rows(rows))
+        error = local.value[0] - self._batch.returns[rows].unsqueeze(1)
+        gradient, parameters = local.vjp((error * (2 / len(rows)),)), self._network.parameters
+        for parameter, part in zip(parameters, unflatten(gradient, parameters), strict=True):
+            parameter.grad = part
+        return float(error.square().mean())
 
 
 class ChainSquaredError:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sb3_trpo_ext.common.distributions import family_actions, family_of, family_of_latent, plain_distribution
 from sb3_trpo_ext.common.inputs import Inputs, each, finite
-from sb3_trpo_ext.common.network import PlainNetwork, actor_network, critic_network, has_sb3s
+from sb3_trpo_ext.common.network import Network, actor_network, critic_network, has_sb3s
 from sb3_trpo_ext.common.normalization import features_of
 from sb3_trpo_ext.common.sampler import Sampler, sampler_of
 from sb3_trpo_ext.kernels.families import Family
@@ -114,13 +114,13 @@ class Heads:
         values, log_prob, _ = self.policy.evaluate_actions(finite(inputs.observations), actions)
         return values, log_prob
 
-    def actor_network(self) -> PlainNetwork | None:
-        """The network from observations to distribution parameters, where it is a plain chain."""
+    def actor_network(self) -> Network | None:
+        """The network from inputs to distribution parameters, where it is differentiated by hand."""
         return actor_network(self.policy)
 
-    def critic_network(self, trains_extractor: bool) -> PlainNetwork | None:
+    def critic_network(self, trains_extractor: bool) -> Network | None:
         """
-        The network from observations to values, where it is a plain chain.
+        The network from inputs to values, where it is differentiated by hand.
 
         :param trains_extractor: whether the features extractor is the critic's own
         """
@@ -137,11 +137,11 @@ class Heads:
         assert plain is not None  # or there would be no plain network
         return plain.family(self.policy, output)
 
-    def sampler(self, network: PlainNetwork | None, n_envs: int, num_threads: int | None) -> Sampler:
+    def sampler(self, network: Network | None, n_envs: int, num_threads: int | None) -> Sampler:
         """
         Chooses actions during a rollout, exactly as the policy would. Valid until the parameters change.
 
-        :param network: from observations to distribution parameters, where that is a plain chain
+        :param network: as :meth:`actor_network`
         :param n_envs: rows of observations
         :param num_threads: of torch; None chooses
         """

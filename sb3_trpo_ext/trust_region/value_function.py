@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sb3_trpo_ext.common.inputs import Inputs
-from sb3_trpo_ext.common.network import PlainNetwork
-from sb3_trpo_ext.kernels.chain import ChainLinearization, forward
+from sb3_trpo_ext.common.network import Network
 from sb3_trpo_ext.kernels.linearize import AutogradLinearization, Linearization
 from sb3_trpo_ext.kernels.vector import are_the_same, flatten
 from sb3_trpo_ext.trust_region.actor import Actor
@@ -48,8 +47,8 @@ class ValueFunction:
         return [parameter for parameter in self._all_parameters if parameter.requires_grad]
 
     @property
-    def network(self) -> PlainNetwork | None:
-        """w → V as a chain that is differentiated by hand; None when autograd does it."""
+    def network(self) -> Network | None:
+        """w → V as a network that is differentiated by hand; None when autograd does it."""
         plain = self._plain
         if plain is None or not are_the_same(plain.parameters, self.parameters):
             return None
@@ -86,14 +85,14 @@ class ValueFunction:
         network = self.network
         if network is None:
             return self.heads.values(inputs)
-        return forward(network.layers, network.inputs(inputs))
+        return network.forward(inputs)
 
     def linearize(self, inputs: Inputs) -> Linearization:
         """w → V of n states, shape (n, 1), and how it changes with w."""
         network = self.network
         if network is None:
             return AutogradLinearization((self.heads.values(inputs),), self.parameters)
-        return ChainLinearization(network.layers, network.inputs(inputs))
+        return network.linearize(inputs)
 
     def is_finite(self) -> bool:
         """Whether w is, and what the optimizer remembers of its gradients."""

@@ -147,9 +147,9 @@ def test_policies_with_memory_or_masks_are_refused_with_a_remedy():
     from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
     from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 
-    with pytest.raises(ValueError, match=r"TRPO\(policy=...\) must be a policy without memory.*VecFrameStack"):
+    with pytest.raises(ValueError, match=r"TRPO\(policy=...\) must be a policy without memory.*RecurrentTRPO"):
         TRPO(RecurrentActorCriticPolicy, "CartPole-v1", device="cpu")
-    with pytest.raises(ValueError, match=r"TRPO\(policy=...\) must be a subclass .*action masks are not supported"):
+    with pytest.raises(ValueError, match=r"TRPO\(policy=...\) must be a subclass .*action masks use MaskableTRPO"):
         TRPO(MaskableActorCriticPolicy, "CartPole-v1", device="cpu")
     with pytest.raises(ValueError, match="must be a subclass"):
         TRPO(ActorCriticPolicy.__base__, "CartPole-v1", device="cpu")

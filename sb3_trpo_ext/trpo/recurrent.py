@@ -16,7 +16,6 @@ from sb3_trpo_ext.common.collection import Timeout
 from sb3_trpo_ext.common.inputs import Inputs, finite
 from sb3_trpo_ext.common.sampler import Sampler
 from sb3_trpo_ext.trpo.masked import MaskableTRPO
-from sb3_trpo_ext.trpo.masks import MASKABLE
 from sb3_trpo_ext.trpo.recurrent_policies import RecurrentCnnPolicy, RecurrentMlpPolicy, RecurrentMultiInputPolicy
 from sb3_trpo_ext.trpo.sequences import Recollection, RecurrentHeads
 from sb3_trpo_ext.trust_region.collection import ValuingBehaviour
@@ -142,7 +141,8 @@ class RememberingBehaviour:
     @torch.no_grad()
     def _act(self, observations: Any) -> NDArray[Any]:
         model, memory = self._model, self._model._memory
-        masks = model._masks.now(observations) if isinstance(model.action_space, MASKABLE) else None
+        masks: Any = model._masks.now(observations)
+        masks = masks if masks.size else None
         obs = finite(obs_as_tensor(observations, model.device))
         starts = torch.as_tensor(model._last_episode_starts)
         actions, values, log_probs, memory.now = model.policy(obs, memory.now, starts, action_masks=masks)

@@ -104,7 +104,10 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
         :return: of the actor's memory (``pi``) and of the critic's (``vf``; the actor's where it has none)
         """
         shape = (self.n_lstm_layers, n, self.lstm_hidden_size)
-        zeros = tuple(torch.zeros(shape, device=self.device) for _ in range(CELLS[self.recurrent].n_states))
+        like = self.actor_memory.weight_hh_l0
+        zeros = tuple(
+            torch.zeros(shape, device=like.device, dtype=like.dtype) for _ in range(CELLS[self.recurrent].n_states)
+        )
         return RNNStates(zeros, zeros)  # a GRU has one, where the type says two
 
     def remember(
@@ -120,7 +123,7 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
         :return: shape (n, size), and the states in which the sequences end
         """
         first = [tuple(part[i][layout.sequences] for part in states) for i in range(self.n_lstm_layers)]
-        x = features[layout.rows]
+        x = features.to(first[0][0].dtype)[layout.rows]
         outputs, ends = run_layers(CELLS[self.recurrent], weights_of(memory), x, first, layout.sizes)
         place = torch.argsort(layout.sequences)
         last = tuple(torch.stack([end[k][place] for end in ends]) for k in range(len(states)))
@@ -153,7 +156,7 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
         features = features_of(self, obs, self.vf_features_extractor)
         if self.critic_memory is None:
             assert self.critic_layer is not None
-            return self.mlp_extractor.forward_critic(self.critic_layer(features)), states
+            return self.mlp_extractor.forward_critic(self.critic_layer(features.to(states[0].dtype))), states
         outputs, states = self.remember(self.critic_memory, features, states, layout)
         return self.mlp_extractor.forward_critic(outputs), states
 

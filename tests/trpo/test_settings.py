@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -14,6 +15,7 @@ from torch import nn
 
 from sb3_trpo_ext import TRPO
 from sb3_trpo_ext.kernels.line_search import backtrack
+from sb3_trpo_ext.trpo import MaskableMlpPolicy
 from sb3_trpo_ext.trpo import settings as settings_of
 from sb3_trpo_ext.trpo.reuse import Discounts
 from sb3_trpo_ext.trpo.settings import CRITIC_SETTINGS, RULES, adapted, chosen_for_the_critics, damping, trust_region
@@ -270,15 +272,15 @@ def test_damping_has_a_ceiling_and_changes_with_the_quadratic_model_only():
     assert adapted(1.5, StepStatus.ACCEPTED) == adapted(1.0, StepStatus.ACCEPTED) == 1
 
 
-def test_policies_that_are_asked_with_more_than_observations_are_refused(make_env, tiny):
-    class Remembering(ActorCriticPolicy):
-        def _process_sequence(self):
-            """As sb3-contrib's policies with memory."""
-
-    with pytest.raises(ValueError, match=r"TRPO\(policy=\.\.\.\) must be .* without memory, got Remembering\. Stack"):
-        tiny(make_env(), Remembering)
-    with pytest.raises(ValueError, match=r"subclass of .*ActorCriticPolicy, got MaskableActorCriticPolicy.*masks"):
-        tiny(make_env(actions=spaces.Discrete(3)), MaskableActorCriticPolicy)
+def test_policies_with_memory_or_masks_are_refused_with_a_remedy():
+    with pytest.raises(ValueError, match=r"TRPO\(policy=...\) must be a policy without memory.*RecurrentTRPO"):
+        TRPO(RecurrentActorCriticPolicy, "CartPole-v1", device="cpu")
+    with pytest.raises(ValueError, match=r"TRPO\(policy=...\) must be a subclass .*action masks use MaskableTRPO"):
+        TRPO(MaskableActorCriticPolicy, "CartPole-v1", device="cpu")
+    with pytest.raises(ValueError, match=r"TRPO\(policy=...\) must be a policy without memory and masks"):
+        TRPO(MaskableMlpPolicy, "CartPole-v1", device="cpu")
+    with pytest.raises(ValueError, match="must be a subclass"):
+        TRPO(ActorCriticPolicy.__base__, "CartPole-v1", device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
         :return: of the actor's memory (``pi``) and of the critic's (``vf``; the actor's where it has none)
         """
         shape = (self.n_lstm_layers, n, self.lstm_hidden_size)
-        like = self.actor_memory.weight_hh_l0
+        like: Any = self.actor_memory.weight_hh_l0
         zeros = tuple(
             torch.zeros(shape, device=like.device, dtype=like.dtype) for _ in range(CELLS[self.recurrent].n_states)
         )

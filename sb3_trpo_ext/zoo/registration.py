@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_trpo_ext
-from sb3_trpo_ext.zoo.samplers import convert_acer, convert_on_policy, sample_acer, sample_trpo
+from sb3_trpo_ext.zoo.samplers import (
+    convert_acer,
+    convert_on_policy,
+    convert_recurrent,
+    sample_acer,
+    sample_recurrent,
+    sample_trpo,
+)
 
 
 class ZooAlgorithm(NamedTuple):
@@ -32,6 +39,8 @@ class ZooAlgorithm(NamedTuple):
 ALGORITHMS = {
     "acer": ZooAlgorithm(sb3_trpo_ext.ACER, sample_acer, convert_acer),
     "trpo_ext": ZooAlgorithm(sb3_trpo_ext.TRPO, sample_trpo, convert_on_policy),
+    "trpo_lstm": ZooAlgorithm(sb3_trpo_ext.RecurrentTRPO, sample_recurrent, convert_recurrent),
+    "trpo_mask": ZooAlgorithm(sb3_trpo_ext.MaskableTRPO, sample_trpo, convert_on_policy),
 }
 
 

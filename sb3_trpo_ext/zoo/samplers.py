@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     import optuna
 
 
+MEMORY = ("recurrent", "lstm_hidden_size", "enable_critic_lstm")
+
+
 def convert_on_policy(sampled: dict[str, Any]) -> dict[str, Any]:
     """
     Turn the parameters of a trial into keyword arguments of the constructor.
@@ -61,6 +64,33 @@ def sample_trpo(trial: optuna.Trial, n_actions: int, n_envs: int, additional_arg
         # Shown in the study beside the sampled form, which nobody can read.
         trial.set_user_attr(name, arguments[name])
     return arguments
+
+
+def convert_recurrent(sampled: dict[str, Any]) -> dict[str, Any]:
+    """
+    Turn the parameters of a trial into keyword arguments of RecurrentTRPO's constructor.
+
+    :param sampled: as for :func:`convert_on_policy`, and settings of the memory
+    :return: keyword arguments of the constructor
+    """
+    memory = {name: sampled[name] for name in MEMORY}
+    arguments = convert_on_policy({name: value for name, value in sampled.items() if name not in MEMORY})
+    return {**arguments, "policy_kwargs": {**arguments["policy_kwargs"], **memory}}
+
+
+def sample_recurrent(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Draw hyperparameters of RecurrentTRPO. Arguments and result as :func:`sample_trpo`.
+    """
+    memory = {
+        "recurrent": trial.suggest_categorical("recurrent", ["lstm", "gru"]),
+        "lstm_hidden_size": trial.suggest_categorical("lstm_hidden_size", [32, 64, 128, 256]),
+        "enable_critic_lstm": trial.suggest_categorical("enable_critic_lstm", [True, False]),
+    }
+    arguments = sample_trpo(trial, n_actions, n_envs, additional_args)
+    return {**arguments, "policy_kwargs": {**arguments["policy_kwargs"], **memory}}
 
 
 def convert_acer(sampled: dict[str, Any]) -> dict[str, Any]:

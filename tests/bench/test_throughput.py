@@ -2,13 +2,14 @@
 
 import json
 
+import gymnasium as gym
 import pytest
 import torch
 from stable_baselines3 import A2C
 
 from sb3_trpo_ext import ACER
 from sb3_trpo_ext.bench.__main__ import main
-from sb3_trpo_ext.bench.throughput import CONTENDERS, Clocked, measure
+from sb3_trpo_ext.bench.throughput import COMPARISONS, Clocked, measure
 
 
 def test_prints_provenance_and_a_row_for_each(capsys):
@@ -19,11 +20,13 @@ def test_prints_provenance_and_a_row_for_each(capsys):
     assert json.loads(origin)["command"].endswith("throughput --envs CartPole-v1 --steps 100 --repeats 2")
     title, _, *rows = table.strip().splitlines()
     assert title == "CartPole-v1, median (lowest – highest) of 2 turns"
-    assert [row.strip().startswith(name) for row, name in zip(rows, CONTENDERS, strict=True)] == [True] * len(rows)
+    assert [row.strip().startswith(name) for row, name in zip(rows, COMPARISONS["acer"].contenders, strict=True)] == [
+        True
+    ] * len(rows)
 
 
 def test_the_first_turn_does_not_count():
-    for one in measure("CartPole-v1", 40, 2).values():
+    for one in measure(COMPARISONS["acer"], "CartPole-v1", 40, 2).values():
         assert one.model.num_timesteps >= 3 * 40
         assert len(one.steps_per_second) == len(one.seconds_per_gradient_step) == 2
         assert min(*one.steps_per_second, *one.seconds_per_gradient_step) > 0
@@ -43,10 +46,24 @@ def test_replays_are_gradient_steps_too():
 
 
 def test_all_learn_from_observations_as_they_are():
-    for algorithm, settings in CONTENDERS.values():
-        assert getattr(algorithm("MlpPolicy", "CartPole-v1", **settings).policy, "normalizer", None) is None
+    for algorithm, settings, policy in COMPARISONS["acer"].contenders.values():
+        assert getattr(algorithm(policy, "CartPole-v1", **settings).policy, "normalizer", None) is None
 
 
 def test_an_environment_that_is_not_there_is_named():
     with pytest.raises(SystemExit, match=r"--envs CartPoel-v1: .*CartPoel"):
         main(["throughput", "--envs", "CartPoel-v1"])
+
+
+@pytest.mark.parametrize("what", ["recurrent", "masks"])
+def test_other_comparisons(what, monkeypatch, capsys):
+    comparison = COMPARISONS[what]
+    small = {
+        name: one._replace(settings={**one.settings, "n_steps": 16}) for name, one in comparison.contenders.items()
+    }
+    hidden = comparison.make if what == "masks" else gym.make  # RL Zoo would change gymnasium for all other tests
+    monkeypatch.setitem(COMPARISONS, what, comparison._replace(contenders=small, make=hidden))
+    main(["throughput", "--of", what, "--steps", "64", "--repeats", "1"])
+    title, head, *rows = capsys.readouterr().out.split("\n\n")[1].strip().splitlines()
+    assert comparison.environment in title and "updates per step" in head
+    assert [row.strip().startswith(name) for row, name in zip(rows, small, strict=True)] == [True] * 3

@@ -44,3 +44,24 @@ for n_actions, env in ((0, "CartPole-v1"), (1, "Pendulum-v1")):
 
 def test_draws_of_acer_are_accepted_by_its_constructor(installation, tmp_path):
     installation.run("-c", DRAW_ACER, cwd=tmp_path)
+
+
+DRAW_RECURRENT = """
+import optuna
+from sb3_trpo_ext import RecurrentTRPO
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+kinds = set()
+for _ in range(20):
+    trial = study.ask()
+    drawn = HYPERPARAMS_SAMPLER["trpo_lstm"](trial, 0, 1, {})
+    model = RecurrentTRPO("MlpLstmPolicy", "CartPole-v1", device="cpu", **drawn)
+    kinds.add((model.policy.recurrent, model.policy.lstm_hidden_size))
+    assert HYPERPARAMS_CONVERTER["trpo_lstm"](trial.params) == drawn, "a stored trial gives other settings"
+assert len(kinds) > 4
+"""
+
+
+def test_draws_with_memory_are_accepted_by_the_constructor(installation, tmp_path):
+    installation.run("-c", DRAW_RECURRENT, cwd=tmp_path)

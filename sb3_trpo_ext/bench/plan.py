@@ -58,7 +58,7 @@ def tasks(suite: str, environments: list[str] | None, timesteps: int | None) -> 
                 f"{environment} is not in the suite {suite} ({names}): give another --suite or --timesteps"
             )
         try:
-            gym.spec(environment)
+            gym.spec(environment.replace("NoVel", ""))  # RL Zoo's own, of which gymnasium does not know yet
         except gym.error.Error as error:
             raise ValueError(f"--envs {environment}: {error}") from error
         chosen.append(Task(environment, steps))

@@ -135,6 +135,7 @@ def experiment(run: Run, folder: Path) -> "ExperimentManager":
     :param folder: for what RL Zoo writes
     """
     # Importing it here, after the arguments were read: it takes seconds.
+    import rl_zoo3.import_envs  # noqa: F401  # its environments without velocities
     from rl_zoo3.exp_manager import ExperimentManager
 
     from sb3_trpo_ext.zoo import register

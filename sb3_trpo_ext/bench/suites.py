@@ -35,6 +35,12 @@ MUJOCO_V5 = (
     Task("Reacher-v5", 300_000),
     Task("InvertedDoublePendulum-v5", 300_000),
 )
+# Without velocities: a policy without memory can not solve them.
+MEMORY = (
+    Task("CartPoleNoVel-v1", 100_000),
+    Task("PendulumNoVel-v1", 100_000),
+    Task("MountainCarContinuousNoVel-v0", 300_000),
+)
 SUITES = {
     # Minutes, and far from solved at the end: a return at its ceiling would tell nothing.
     "quick": (Task("CartPole-v1", 20_000), Task("Pendulum-v1", 40_000)),
@@ -42,6 +48,7 @@ SUITES = {
     "box2d": BOX2D,
     "mujoco": MUJOCO,
     "mujoco-v5": MUJOCO_V5,
+    "memory": MEMORY,
     "all": (*CLASSIC, *BOX2D, *MUJOCO),
 }
 
@@ -54,6 +61,9 @@ SCALE = {
     "MountainCar-v0": (-200.0, -110.0),
     "Pendulum-v1": (-1238.9, -150.0),
     "MountainCarContinuous-v0": (-33.1, 95.0),
+    "CartPoleNoVel-v1": (24.5, 500.0),
+    "PendulumNoVel-v1": (-1238.9, -150.0),
+    "MountainCarContinuousNoVel-v0": (-33.1, 95.0),
     "LunarLander-v3": (-220.5, 250.0),
     "LunarLanderContinuous-v3": (-221.2, 250.0),
     "BipedalWalker-v3": (-106.3, 300.0),

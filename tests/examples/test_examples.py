@@ -88,3 +88,9 @@ def test_every_script_is_listed_and_tested():
     assert sorted(listed) == names
     tested = re.findall(r'run\("(\w+)"', Path(__file__).read_text(encoding="utf-8"))
     assert set(names) <= set(tested)
+
+
+def test_a_board_game_is_played_by_its_rules(run, tmp_path):
+    printed = run("board_game", 512, "--game", "tictactoe", "--out", "results.jsonl")
+    assert re.findall(r"(\w+), seed 0: mean result (?:-?\d\.\d\d) of 200 games", printed) == ["MaskableTRPO", "TRPO"]
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2

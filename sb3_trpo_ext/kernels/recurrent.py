@@ -61,6 +61,12 @@ def packed(lengths: Tensor, device: torch.device | str = "cpu") -> Packed:
     return Packed(rows, inverse, before, sequences, sizes.tolist())
 
 
+def single_steps(n: int, device: torch.device | str = "cpu") -> Packed:
+    """As :func:`packed`, of n sequences of one step, where everything stays in its place."""
+    places = torch.arange(n, device=device)
+    return Packed(places, places, places, places, [n])
+
+
 class Weights(NamedTuple):
     """
     Of a layer with g gates, k outputs and m inputs, as torch's modules have them.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sb3_trpo_ext.common.normalization import features_of
 from sb3_trpo_ext.common.settings import one_of, whole
-from sb3_trpo_ext.kernels.recurrent import CELLS, Packed, Weights, packed, run_layers
+from sb3_trpo_ext.kernels.recurrent import CELLS, Packed, Weights, packed, run_layers, single_steps
 from sb3_trpo_ext.trpo import masks
 from sb3_trpo_ext.trpo.masked_policies import MaskableMlpPolicy, count_of
 
@@ -122,9 +122,13 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
         :param layout: of the sequences
         :return: shape (n, size), and the states in which the sequences end
         """
+        cell, weights, x = CELLS[self.recurrent], weights_of(memory), features.to(states[0].dtype)
+        if len(layout.sizes) == 1:  # a step of each sequence: nothing has to be put in order
+            first = [tuple(part[i] for part in states) for i in range(self.n_lstm_layers)]
+            outputs, ends = run_layers(cell, weights, x, first, layout.sizes)
+            return outputs, tuple(torch.stack(parts) for parts in zip(*ends, strict=True))
         first = [tuple(part[i][layout.sequences] for part in states) for i in range(self.n_lstm_layers)]
-        x = features.to(first[0][0].dtype)[layout.rows]
-        outputs, ends = run_layers(CELLS[self.recurrent], weights_of(memory), x, first, layout.sizes)
+        outputs, ends = run_layers(cell, weights, x[layout.rows], first, layout.sizes)
         place = torch.argsort(layout.sequences)
         last = tuple(torch.stack([end[k][place] for end in ends]) for k in range(len(states)))
         return outputs[layout.inverse], last
@@ -168,10 +172,13 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
         :return: the states in which the pieces begin, their layout, and of each sequence its last piece
         """
         if states is None:
-            zeros = self.first_states(n).pi
-            return zeros, packed(torch.ones(n, dtype=torch.int64), self.device), torch.arange(n)
+            return self.first_states(n).pi, single_steps(n, self.device), torch.arange(n)
         size = states[0].shape[1]
-        starts = (torch.zeros(n) if episode_starts is None else episode_starts).reshape(size, -1).bool().cpu()
+        starts = torch.zeros(n) if episode_starts is None else episode_starts
+        if size == n:
+            is_new = starts.to(self.device).bool()[None, :, None]
+            return tuple(torch.where(is_new, 0, part) for part in states), single_steps(n, self.device), torch.arange(n)
+        starts = starts.reshape(size, -1).bool().cpu()
         begins = starts.clone()
         begins[:, 0] = True
         places = begins.flatten().nonzero().flatten()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sb3_trpo_ext.kernels.layers import layers_of
-from sb3_trpo_ext.kernels.recurrent import CELLS, RecurrentLinearization, Weights, packed, run_layers
+from sb3_trpo_ext.kernels.recurrent import CELLS, RecurrentLinearization, Weights, packed, run_layers, single_steps
 from tests.cases import each_device
 
 MODULES = {"lstm": nn.LSTM, "gru": nn.GRU}
@@ -58,6 +58,11 @@ def test_packing_puts_every_step_in_its_place():
     assert layout.rows.tolist() == [3, 0, 2, 4, 1, 5]  # first steps, second steps, the third
     assert layout.rows[layout.inverse].tolist() == list(range(6))
     assert layout.previous.tolist() == [0, 1, 2, 3, 4, 6]  # three initial states, then packed steps
+
+
+def test_sequences_of_one_step_are_in_their_places():
+    for one, other in zip(single_steps(3), packed(torch.ones(3, dtype=torch.int64)), strict=True):
+        assert one == other if isinstance(one, list) else torch.equal(one, other)
 
 
 @each_cell

@@ -27,7 +27,7 @@ from sb3_trpo_ext.trust_region.direction import Backtracking, NaturalGradient
 from sb3_trpo_ext.trust_region.policy_step import StepStatus
 from sb3_trpo_ext.trust_region.region import KLRegion, summed
 from sb3_trpo_ext.trust_region.step import trust_region_step
-from tests.cases import SMALL, dense, hessian, make_policy
+from tests.cases import SMALL, dense, each_device, hessian, make_policy
 from tests.trpo.masked_cases import ACTIONS, SOURCES, Doors, WithMethod, policy_of, vec_env
 
 each_way = pytest.mark.parametrize("fast", [True, False], ids=["by hand", "autograd"])
@@ -293,3 +293,12 @@ def test_sb3_contribs_wrapper_with_images_and_a_time_limit():
     )
     model.learn(128)
     evaluate_policy(model, env, n_eval_episodes=1, warn=False)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@each_way
+@each_device
+def test_on_every_device(action, fast, device):
+    model = make(vec_env("method", action), fast=fast, device=device).learn(96)
+    assert model.logger.name_to_value["train/update_status"] in (0, 1)
+    evaluate_policy(model, vec_env("method", action), n_eval_episodes=3, warn=False)

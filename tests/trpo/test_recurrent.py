@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from sb3_trpo_ext import TRPO, MaskableTRPO, RecurrentTRPO
 from sb3_trpo_ext.trpo import MaskableMlpPolicy, RecurrentMlpPolicy
+from tests.cases import each_device
 from tests.trpo.masked_cases import SOURCES, Doors, WithMethod
 from tests.trpo.masked_cases import vec_env as masked_vec_env
 
@@ -317,3 +318,21 @@ def test_what_was_seen_is_remembered(kind):
     assert evaluate_policy(model, env, 40)[0] > 0.95
     forgetful = TRPO("MlpPolicy", make_vec_env(Recall, 4, seed=1), **settings).learn(25 * 512)
     assert evaluate_policy(forgetful, env, 40)[0] < 0.8
+
+
+@pytest.mark.parametrize("observation", ["vector", "image"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "shared", "none"])
+@pytest.mark.parametrize("fast", [True, False])
+@each_device
+def test_on_every_device(observation, kind, fast, device, three_envs, tmp_path):
+    policy, space = OBSERVATIONS[observation]
+    own = {"features_extractor_kwargs": OF_PICTURES[observation]} if observation in OF_PICTURES else {}
+    model = make(three_envs(space), policy, device=device, fast=fast, policy_kwargs={**KINDS[kind], **own}).learn(96)
+    assert model.logger.name_to_value["train/update_status"] in (0, 1)
+    assert all(part.device.type == device for side in model._memory.present for part in side)
+    model.save(tmp_path / "model")
+    loaded = RecurrentTRPO.load(tmp_path / "model", device=device)
+    observations = model.env.reset()
+    expected, state = model.predict(observations, deterministic=True)
+    np.testing.assert_array_equal(loaded.predict(observations, deterministic=True)[0], expected)
+    assert all(isinstance(part, np.ndarray) for part in state)

@@ -6,7 +6,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from torch import nn
 
-from sb3_trpo_ext import ACER, TRPO
+from sb3_trpo_ext import ACER, TRPO, RecurrentTRPO
 from tests.conftest import SpaceEnv
 
 
@@ -136,3 +136,10 @@ def test_trpo_alone_has_its_file(trained, tmp_path):
     with pytest.raises(ValueError, match="another algorithm"):
         ACER.load(tmp_path / "model")
     assert isinstance(TRPO.load(tmp_path / "model"), TRPO)
+
+
+def test_what_is_remembered_of_episodes_under_way(again):
+    model = RecurrentTRPO("MlpLstmPolicy", "CartPole-v1", n_steps=16).learn(16)
+    assert float(model._memory.present.pi[0].abs().max()) > 0
+    loaded = again(model, env=model.get_env()).learn(16)
+    assert float(loaded._memory.first.pi[0].abs().max()) == 0

@@ -111,7 +111,7 @@ def actor_network(policy: ActorCriticPolicy) -> PlainNetwork | None:
         return None
     if not has_sb3s(policy, "get_distribution"):
         return None
-    hidden = modules_of(policy, policy.mlp_extractor.policy_net)
+    hidden = modules_of(policy, "policy_net")
     if hidden is None:
         return None
     return _plain(policy, policy.pi_features_extractor, [*hidden, policy.action_net], True)
@@ -127,7 +127,7 @@ def critic_network(policy: ActorCriticPolicy, trains_extractor: bool) -> PlainNe
     """
     if not has_sb3s(policy, "predict_values"):
         return None
-    hidden = modules_of(policy, policy.mlp_extractor.value_net)
+    hidden = modules_of(policy, "value_net")
     if hidden is None:
         return None
     return _plain(policy, policy.vf_features_extractor, [*hidden, policy.value_net], trains_extractor)
@@ -170,14 +170,14 @@ def trained_layers(modules: Sequence[nn.Module]) -> list[Layer] | None:
     return layers
 
 
-def modules_of(policy: ActorCriticPolicy, network: nn.Module) -> list[nn.Module] | None:
+def modules_of(policy: ActorCriticPolicy, network: str) -> list[nn.Module] | None:
     """
     :param policy: any
-    :param network: one of the two of its ``mlp_extractor``
+    :param network: name of one of the two of SB3's ``mlp_extractor``
     :return: the modules that it calls one after the other; None where it may do anything else
     """
     has_sb3s_mlp = type(policy.mlp_extractor) is MlpExtractor and does_only_its_kinds(policy.mlp_extractor)
-    return _modules_of(network) if has_sb3s_mlp else None
+    return _modules_of(getattr(policy.mlp_extractor, network)) if has_sb3s_mlp else None
 
 
 def stands_for(original: Callable[..., Any]) -> Callable[[MethodT], MethodT]:

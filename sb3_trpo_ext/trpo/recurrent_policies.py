@@ -6,12 +6,11 @@ are called as those of sb3-contrib's recurrent policies, and as SB3's where stat
 observation is then the first of its episode.
 """
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.torch_layers import CombinedExtractor, MlpExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -26,6 +25,20 @@ from sb3_trpo_ext.trpo.masked_policies import MaskableMlpPolicy, count_of
 Recurrence: TypeAlias = Literal["lstm", "gru"]
 States: TypeAlias = tuple[Tensor, ...]
 """Of n sequences, as torch's modules have them: h and c of an LSTM, h of a GRU, each of shape (layers, n, size)."""
+
+
+class MemoryStates(NamedTuple):
+    """
+    As sb3-contrib's ``RNNStates``.
+
+    :param pi: of the actor's memory
+    :param vf: of the critic's; the actor's where it has none
+    """
+
+    pi: States
+    vf: States
+
+
 MODULES: dict[str, type[nn.LSTM | nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 
 
@@ -96,7 +109,7 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
         return super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
 
     # ---------------------------------------------------------------------------- memory
-    def first_states(self, n: int) -> RNNStates:
+    def first_states(self, n: int) -> MemoryStates:
         """
         The states in which episodes begin: zeros.
 
@@ -108,7 +121,7 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
         zeros = tuple(
             torch.zeros(shape, device=like.device, dtype=like.dtype) for _ in range(CELLS[self.recurrent].n_states)
         )
-        return RNNStates(zeros, zeros)  # a GRU has one, where the type says two
+        return MemoryStates(zeros, zeros)  # a GRU has one, where the type says two
 
     def remember(
         self, memory: nn.LSTM | nn.GRU, features: Tensor, states: States, layout: Packed
@@ -229,11 +242,11 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
     def forward(  # type: ignore[override]
         self,
         obs: PyTorchObs,
-        lstm_states: RNNStates | None = None,
+        lstm_states: MemoryStates | None = None,
         episode_starts: Tensor | None = None,
         deterministic: bool = False,
         action_masks: Any = None,
-    ) -> tuple[Tensor, Tensor, Tensor, RNNStates]:
+    ) -> tuple[Tensor, Tensor, Tensor, MemoryStates]:
         """
         As :meth:`get_distribution`.
 
@@ -246,13 +259,13 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
         values, new_vf = self._values(obs, vf, episode_starts)
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob, shape = distribution.log_prob(actions), self.action_space.shape
-        return actions.reshape((-1, *shape)), values, log_prob, RNNStates(new_pi, new_vf)  # type: ignore[misc]
+        return actions.reshape((-1, *shape)), values, log_prob, MemoryStates(new_pi, new_vf)  # type: ignore[misc]
 
     def evaluate_actions(  # type: ignore[override]
         self,
         obs: PyTorchObs,
         actions: Tensor,
-        lstm_states: RNNStates | None = None,
+        lstm_states: MemoryStates | None = None,
         episode_starts: Tensor | None = None,
         action_masks: Any = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:

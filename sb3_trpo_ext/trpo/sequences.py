@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ from sb3_trpo_ext.kernels.linearize import Linearization
 from sb3_trpo_ext.kernels.recurrent import CELLS, Packed, RecurrentLinearization, State, packed, run_layers
 from sb3_trpo_ext.trpo.masked import MaskedHeads, MaskedInputs
 from sb3_trpo_ext.trpo.masks import MaskSource
-from sb3_trpo_ext.trpo.recurrent_policies import MODULES, RecurrentMlpPolicy, weights_of
+from sb3_trpo_ext.trpo.recurrent_policies import MODULES, MemoryStates, RecurrentMlpPolicy, weights_of
 from sb3_trpo_ext.trust_region.heads import Layout
 
 
@@ -36,7 +35,7 @@ class Sequences(MaskedInputs):
     """
 
     lengths: Tensor
-    states: RNNStates
+    states: MemoryStates
 
     @cached_property
     def layout(self) -> Packed:
@@ -59,13 +58,13 @@ class Sequences(MaskedInputs):
         chosen, lengths = torch.unique_consecutive(ids, return_counts=True)
         assert torch.equal(lengths, self.lengths[chosen]), "only whole sequences"
         index = chosen.to(self._first.device)
-        states = RNNStates(*(tuple(part[:, index] for part in side) for side in self.states))
+        states = MemoryStates(*(tuple(part[:, index] for part in side) for side in self.states))
         return replace(super().rows(rows), lengths=lengths, states=states)
 
     def followed_by(self, other: "Sequences") -> "Sequences":
         """As :meth:`sb3_trpo_ext.common.inputs.Inputs.followed_by`."""
         sides = zip(self.states, other.states, strict=True)
-        states = RNNStates(*(tuple(torch.cat(pair, dim=1) for pair in zip(*side, strict=True)) for side in sides))
+        states = MemoryStates(*(tuple(torch.cat(pair, dim=1) for pair in zip(*side, strict=True)) for side in sides))
         lengths = torch.cat([self.lengths, other.lengths])
         return replace(super().followed_by(other), lengths=lengths, states=states)
 
@@ -94,11 +93,11 @@ class Sequences(MaskedInputs):
 class Recollection:
     """The states of a policy's memories in all environments: as they are now, and as the rollout began."""
 
-    now: RNNStates | None = None
-    first: RNNStates
+    now: MemoryStates | None = None
+    first: MemoryStates
 
     @property
-    def present(self) -> RNNStates:
+    def present(self) -> MemoryStates:
         """As they are now, in the midst of a rollout."""
         assert self.now is not None
         return self.now
@@ -119,7 +118,7 @@ class Recollection:
             self.now = zeros
         self.first = self.now
 
-    def of_pieces(self, starts: Tensor) -> tuple[Tensor, RNNStates]:
+    def of_pieces(self, starts: Tensor) -> tuple[Tensor, MemoryStates]:
         """
         How the rollout falls into pieces of episodes.
 
@@ -134,7 +133,7 @@ class Recollection:
         is_new, env = starts.flatten()[places].to(device), (places // starts.shape[1]).to(device)
         lengths = torch.diff(places, append=torch.tensor([starts.numel()]))
         sides = (tuple(torch.where(is_new[None, :, None], 0, part[:, env]) for part in side) for side in self.first)
-        return lengths, RNNStates(*sides)
+        return lengths, MemoryStates(*sides)
 
 
 class RecurrentHeads(MaskedHeads):
@@ -183,7 +182,7 @@ class RecurrentHeads(MaskedHeads):
     def actor_network(self) -> Network | None:
         """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.actor_network`."""
         policy = self.policy
-        hidden = modules_of(policy, policy.mlp_extractor.policy_net)
+        hidden = modules_of(policy, "policy_net")
         if hidden is None or plain_distribution(policy) is None or not _has_own(policy, "actor_latent"):
             return None
         if not (_has_own(policy, "remember") and has_nothing_to_train(policy.pi_features_extractor)):
@@ -193,7 +192,7 @@ class RecurrentHeads(MaskedHeads):
     def critic_network(self, trains_extractor: bool) -> Network | None:
         """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.critic_network`."""
         policy = self.policy
-        hidden = modules_of(policy, policy.mlp_extractor.value_net)
+        hidden = modules_of(policy, "value_net")
         if hidden is None or policy.shared_lstm or not _has_own(policy, "critic_latent"):
             return None
         if not (_has_own(policy, "remember") and has_nothing_to_train(policy.vf_features_extractor)):
@@ -205,7 +204,7 @@ class RecurrentHeads(MaskedHeads):
         return _network(policy, "vf", policy.critic_memory, [*hidden, policy.value_net])
 
     @staticmethod
-    def _sequences(inputs: MaskedInputs, lengths: Tensor, states: RNNStates) -> Sequences:
+    def _sequences(inputs: MaskedInputs, lengths: Tensor, states: MemoryStates) -> Sequences:
         return Sequences(inputs.observations, inputs.masks, lengths, states)
 
 

@@ -4,7 +4,7 @@ from sb3_trpo_ext.bench.algorithms import ALGOS, BASELINE, OURS, shown
 
 
 def test_ours_come_before_what_they_are_compared_with():
-    assert ALGOS[: len(OURS)] == OURS == ("acer", "trpo_ext")
+    assert ALGOS[: len(OURS)] == OURS == ("acer", "trpo_ext", "trpo_lstm", "trpo_mask")
     assert BASELINE in ALGOS and BASELINE not in OURS
 
 

@@ -66,8 +66,7 @@ def test_a_short_run_is_trained_evaluated_and_written(tmp_path):
     assert list(tmp_path.iterdir()) == [out]
     (result,) = read_all([out])
     assert result.run == Run("trpo_ext", "CartPole-v1", 200, 7, "short", {"target_kl": 0.03})
-    # The shipped settings have rollouts of 512 steps.
-    assert result.steps[-1] == result.document["all_settings"]["n_steps"] == 512
+    assert result.steps[-1] == result.document["all_settings"]["n_steps"] == 2048
     assert result.document["all_settings"]["target_kl"] == 0.03 and len(result.evaluation) == 20
 
 
@@ -104,7 +103,7 @@ def test_a_run_writes_all_that_it_must(trained):
     # Rewards are normalised for the algorithm, not in what is written: whole numbers, from 8 on.
     assert 8 <= min(result.returns) and all(one == int(one) >= 8 for one in result.evaluation)
     assert document["zoo_settings"]["target_kl"] == document["all_settings"]["target_kl"] == 0.03
-    assert document["all_settings"]["n_steps"] == 512 and "cg_max_steps" in document["all_settings"]
+    assert document["all_settings"]["n_steps"] == 2048 and "cg_max_steps" in document["all_settings"]
     assert {"commit", "machine"} <= document.keys() and {"torch", "gymnasium", "sb3-contrib"} <= document[
         "versions"
     ].keys()
@@ -129,7 +128,6 @@ def test_defaults_are_those_of_the_constructor(tmp_path):
     assert result.document["zoo_settings"] == zoo
     expected = constructor_settings(TRPO("MlpPolicy", "CartPole-v1", device="cpu", seed=7, verbose=1))
     assert result.document["all_settings"] == expected
-    # The shipped settings have 512 steps in one environment.
     assert expected["n_steps"] == 2048 and result.steps[-1] == 4096
     assert result.run.command().endswith(" --defaults --params n_envs:2 normalize:True --label plain")
 

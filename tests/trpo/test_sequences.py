@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 from sb3_trpo_ext.common.network import PlainNetwork
 from sb3_trpo_ext.kernels.fisher import Fisher
 from sb3_trpo_ext.trpo.masks import MaskSource
-from sb3_trpo_ext.trpo.recurrent_policies import RecurrentMlpPolicy
+from sb3_trpo_ext.trpo.recurrent_policies import MemoryStates, RecurrentMlpPolicy
 from sb3_trpo_ext.trpo.sequences import Recollection, RecurrentHeads, RecurrentNetwork, Sequences
 from sb3_trpo_ext.trust_region.actor import Actor
 from sb3_trpo_ext.trust_region.batch import Batch
@@ -44,7 +43,7 @@ def make(kind, action="box", **settings):
     policy.set_training_mode(False)
     heads = RecurrentHeads(policy, MaskSource(policy.action_space), Recollection())
     zeros = policy.first_states(len(LENGTHS))
-    states = RNNStates(*(tuple(torch.randn_like(part) for part in side) for side in zeros))
+    states = MemoryStates(*(tuple(torch.randn_like(part) for part in side) for side in zeros))
     masks = torch.ones(N, 0, dtype=torch.bool)
     # SB3 hands observations over as float32, whatever they were.
     observations = torch.randn(N, 3).float().double()

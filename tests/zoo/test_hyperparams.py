@@ -81,8 +81,8 @@ def test_rl_zoo_builds_a_model_from_every_entry(build):
 
 def test_an_environment_without_an_entry_has_the_constructors_defaults(build):
     assert set(OURS["default"]) == {"n_timesteps", "policy"}
-    found = build("trpo_ext", "Acrobot-v1")["Acrobot-v1"]
-    model = ALGORITHMS["trpo_ext"].algorithm("MlpPolicy", "Acrobot-v1", device="cpu")
+    found = build("trpo_ext", "CliffWalking-v1")["CliffWalking-v1"]
+    model = ALGORITHMS["trpo_ext"].algorithm("MlpPolicy", "CliffWalking-v1", device="cpu")
     assert found["steps"] == 1e6 and found["envs"] == 1
     differ = {name for name, text in found["settings"].items() if repr(vars(model)[name]) != text}
     assert differ <= {"verbose", "tensorboard_log", "policy_kwargs"}, "the last is {} in the one and None in the other"

@@ -80,7 +80,7 @@ def test_without_the_zoo_registering_says_what_is_missing(monkeypatch):
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_algorithm_has_its_file_of_settings(algo):
     settings = yaml.safe_load(hyperparams_file(algo).read_text())
-    assert {"CartPole-v1", "default"} <= settings.keys()
+    assert "default" in settings
 
 
 def test_settings_are_inside_an_installed_package_and_beside_one_in_a_checkout(tmp_path, monkeypatch):

@@ -143,6 +143,8 @@ class MaskableTRPO(TRPO):
     NEEDS_MASKS: ClassVar[bool] = True
     """Whether an environment without masks is refused."""
     _use_masking = True
+    _trained_with_masks: bool | None = None
+    """None before the first training."""
 
     def _check_policy_class(self) -> None:
         kind = self.policy_class
@@ -186,8 +188,19 @@ class MaskableTRPO(TRPO):
         if self._use_masking and isinstance(self.action_space, MASKABLE):
             self._masks.look_at(self.env, is_reset, self.NEEDS_MASKS)
         else:
-            self._masks.ignore(self.env)
+            self._masks.ignore(self.env, is_reset)
+        self._trained_with_masks = self._masks.is_used
+        self._tell_policy()
         return begun
+
+    def _tell_policy(self) -> None:
+        """Asked without masks, it looks for them if it was trained with them."""
+        if self._trained_with_masks is not None:
+            self.policy.needs_masks = self._trained_with_masks  # type: ignore[assignment]
+
+    def _attach(self) -> None:
+        super()._attach()
+        self._tell_policy()
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[Any] | None = None) -> None:
         super()._update_info_buffer(infos, dones)

@@ -32,6 +32,8 @@ class MaskableMlpPolicy(MlpPolicy):
     """
 
     has_memory: ClassVar[bool] = False
+    needs_masks = True
+    """Whether :meth:`predict` looks for masks when it is given none. An algorithm sets it to what it trained with."""
 
     @stands_for(ActorCriticPolicy.get_distribution)
     def get_distribution(self, obs: PyTorchObs, action_masks: Any = None) -> Distribution:
@@ -93,7 +95,7 @@ class MaskableMlpPolicy(MlpPolicy):
         """
         self.set_training_mode(False)
         obs, is_vectorized = self.obs_to_tensor(observation)
-        rows = masks.of_question(self, observation, count_of(obs), action_masks)
+        rows = masks.of_question(self, observation, count_of(obs), action_masks, self.needs_masks)
         with torch.no_grad():
             chosen = self.get_distribution(obs, rows).get_actions(deterministic=deterministic)
         shape: Any = self.action_space.shape

@@ -1,13 +1,14 @@
 """Where action masks come from: the environments that are trained in, and those that a policy is asked about."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -15,10 +16,8 @@ METHOD = "action_masks"  # of an environment, as sb3-contrib's ActionMasker has 
 KEY = "action_mask"  # of a dictionary of observations, or of an info
 Masks: TypeAlias = NDArray[np.bool_]
 MASKABLE = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-OFFERS = (
-    f"a method {METHOD}() of the environment (sb3-contrib's ActionMasker adds one) or of the VecEnv, a part "
-    f'"{KEY}" of Dict observations, or infos["{KEY}"] of reset and step'
-)
+OFFERS_A_METHOD = f"a method {METHOD}() of the environment (sb3-contrib's ActionMasker adds one) or of the VecEnv"
+OFFERS = f'{OFFERS_A_METHOD}, a part "{KEY}" of Dict observations, or infos["{KEY}"] of reset and step'
 
 
 def width(space: spaces.Space[Any]) -> int:
@@ -49,7 +48,7 @@ def as_rows(masks: Any, space: spaces.Space[Any], n: int) -> Masks:
     if rows is None:  # choices of different sizes
         states = masks if n > 1 or len(masks) == 1 else [masks]
         rows = np.stack([np.concatenate([np.ravel(choice) for choice in state]) for state in states])
-    if rows.size != n * width(space):
+    if rows.size != n * width(space) or (n > 1 and len(rows) != n):
         raise ValueError(
             f"Action masks of {n} state(s) must have {width(space)} numbers each for {space}, got {rows.size} in all. "
             "A mask says of each choice whether it is allowed; of MultiDiscrete all choices follow one another, of "
@@ -112,7 +111,7 @@ class MaskSource:
     def __init__(self, action_space: spaces.Space[Any]):
         self._space = action_space
         self._read: Callable[[Any], Any] | None = None
-        self._from_infos: list[Any] = []
+        self._told: list[Any] = []  # by the infos of each environment's present state; None where they say nothing
         self._n_envs = 0
         self._rollout: list[Masks] = []
 
@@ -125,29 +124,34 @@ class MaskSource:
         :param required: whether there have to be masks
         :raises ValueError: when there have to be, and are none
         """
-        told = [] if is_reset else self._from_infos
-        self.ignore(env)
-        first_infos = env.unwrapped.reset_infos
+        self.ignore(env, is_reset)
         if isinstance(env.observation_space, spaces.Dict) and KEY in env.observation_space.spaces:
             self._read = lambda observations: observations[KEY]
         elif (method := reader(env)) is not None:
             self._read = lambda _: method()
-        elif all(KEY in info for info in first_infos):
-            self._from_infos = told or [info[KEY] for info in first_infos]
-            self._read = lambda _: self._from_infos
+        elif all(mask is not None for mask in self._told):
+            self._read = lambda _: self._told
         elif required:
             raise ValueError(
                 f"The environment offers no action masks. They may come from {OFFERS}. learn(use_masking=False) trains "
                 "without any."
             )
 
-    def ignore(self, env: VecEnv) -> None:
+    def ignore(self, env: VecEnv, is_reset: bool) -> None:
         """
-        From now on everything is allowed.
+        From now on everything is allowed. Arguments as :meth:`look_at`.
 
         :param env: that is trained in
+        :param is_reset: whether it was just now
         """
-        self._n_envs, self._read, self._from_infos = env.num_envs, None, []
+        self._n_envs, self._read = env.num_envs, None
+        if is_reset or len(self._told) != env.num_envs:
+            self._told = [info.get(KEY) for info in env.unwrapped.reset_infos]
+
+    @property
+    def is_used(self) -> bool:
+        """Whether something may be forbidden."""
+        return self._read is not None
 
     def note(self, infos: Sequence[dict[str, Any]], dones: NDArray[Any], env: VecEnv) -> None:
         """
@@ -157,7 +161,7 @@ class MaskSource:
         :param dones: whether an episode ended, and a new one began
         :param env: that made the step
         """
-        if not self._from_infos:
+        if all(mask is None for mask in self._told):
             return
         firsts = env.unwrapped.reset_infos
         for i, (info, done) in enumerate(zip(infos, dones, strict=True)):
@@ -167,7 +171,7 @@ class MaskSource:
                     f'infos["{KEY}"] of environment {i} is missing, which had one after its first reset. It has to be '
                     "there after every reset and step."
                 )
-            self._from_infos[i] = info[KEY]
+            self._told[i] = info[KEY]
 
     def begin(self) -> None:
         """Forget the last rollout."""
@@ -236,60 +240,74 @@ def of_question(policy: BasePolicy, observation: Any, n: int, given: Any, requir
 
     SB3's ``evaluate_policy``, its ``EvalCallback`` and RL Zoo's ``enjoy`` know of no masks: they step an environment of
     their own and hand over observations. The environment is therefore looked for among the variables of whoever is
-    calling, so that what is evaluated by them takes no forbidden action either.
+    calling, and the attributes of its ``self``, so that what is evaluated by them takes no forbidden action either. The
+    nearest caller that has one of the policy's actions is the one that is asked.
 
     :param policy: that is asked
     :param observation: as ``predict`` takes it
     :param n: how many observations these are
     :param given: the masks that the caller gave; None if it gave none
-    :param required: whether there have to be masks
-    :return: shape (n, :func:`width`); None where the caller says ``use_masking = False``, as sb3-contrib's evaluation,
-        or where there are none and need not be
+    :param required: whether there have to be masks; False to take only what is given
+    :return: shape (n, :func:`width`); None where there need be none, or the caller says ``use_masking = False``, as
+        sb3-contrib's evaluation
     :raises ValueError: when there are no masks to be found, or one allows nothing
     """
-    if given is None:
+    if given is None and required:
         tells = isinstance(observation, dict) and KEY in observation
-        given = observation[KEY] if tells else _of_callers_environment(policy, n, required)
+        given = observation[KEY] if tells else _of_callers_environment(policy, n)
     if given is None:
         return None
     masks = as_rows(given, policy.action_space, n)
     if (i := forbidding_all(masks, policy.action_space)) is not None:
-        raise ValueError(f"predict(action_masks=...) allows nothing in state {i}, at least for one choice.")
+        raise ValueError(f"The action mask of state {i} allows nothing, at least for one choice.")
     return masks
 
 
-def _of_callers_environment(policy: BasePolicy, n: int, required: bool) -> Any:
+def _of_callers_environment(policy: BasePolicy, n: int) -> Masks | None:
+    """The masks of the environment that the nearest caller with one has; None if the caller wants none."""
     frame = sys._getframe(2)
     while frame is not None:
         variables = frame.f_locals
-        found = [one for one in variables.values() if _is_environment_of(policy, one, n)]
+        found = [one for one in _within_reach(variables) if _is_environment_of(policy, one, n)]
         if found and variables.get("use_masking") is False:
             return None
-        masks = [mask for mask in map(_asked, found) if mask is not None]
-        if masks:
-            rows = [as_rows(mask, policy.action_space, n) for mask in masks]
-            if all(np.array_equal(one, rows[0]) for one in rows):
-                return rows[0]
-            raise ValueError(
-                f"predict() finds {len(rows)} environments where it was called from, which allow different actions. "
-                f"Give it the masks of the one that is meant: predict(observation, action_masks=env.{METHOD}())."
-            )
+        if found:
+            return _agreed(policy, [mask for mask in map(_asked, found) if mask is not None], n)
         frame = frame.f_back  # type: ignore[assignment]
-    if not required:
-        return None
-    raise ValueError(
-        "predict() needs to know which actions are allowed, and finds no environment that says so where it was called "
-        f"from. Give action_masks=..., or evaluate in an environment that offers masks by {OFFERS.split(', or')[0]}; "
-        "MaskFromInfo adds the method to one that tells its masks in infos."
-    )
+    return _agreed(policy, [], n)
+
+
+def _within_reach(variables: Mapping[str, Any]) -> list[Any]:
+    """A caller's variables, and the attributes of its object, unless that is a policy or an algorithm."""
+    owner = variables.get("self")
+    has_env = not isinstance(owner, (BasePolicy, BaseAlgorithm))
+    return [*variables.values(), *(vars(owner).values() if has_env and hasattr(owner, "__dict__") else ())]
+
+
+def _agreed(policy: BasePolicy, masks: list[Any], n: int) -> Masks:
+    """What all that were asked say."""
+    rows = [as_rows(mask, policy.action_space, n) for mask in masks]
+    if not rows:
+        raise ValueError(
+            "predict() needs to know which actions are allowed, and finds no environment that says so where it was "
+            "called from. Give action_masks=..., or evaluate in an environment that offers masks by "
+            f"{OFFERS_A_METHOD}; MaskFromInfo adds the method to one that tells its masks in infos."
+        )
+    if not all(np.array_equal(one, rows[0]) for one in rows):
+        raise ValueError(
+            f"predict() finds {len(rows)} environments where it was called from, which allow different actions. Give "
+            f"it the masks of the one that is meant: predict(observation, action_masks=env.{METHOD}())."
+        )
+    return rows[0]
 
 
 def _is_environment_of(policy: BasePolicy, candidate: Any, n: int) -> bool:
     """Whether it is one, or n of them, with a policy's spaces."""
-    if not isinstance(candidate, (gym.Env, VecEnv)):
+    kind = type(candidate)  # not isinstance, which asks a weak reference to what is gone
+    if not issubclass(kind, (gym.Env, VecEnv)):
         return False
-    n_envs = candidate.num_envs if isinstance(candidate, VecEnv) else 1
-    return n_envs == n and candidate.action_space == policy.action_space
+    n_envs = candidate.num_envs if issubclass(kind, VecEnv) else 1
+    return bool(n_envs == n and getattr(candidate, "action_space", None) == policy.action_space)
 
 
 def _asked(env: Any) -> Any:

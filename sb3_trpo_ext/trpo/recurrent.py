@@ -9,7 +9,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from sb3_trpo_ext.common.collection import Timeout
@@ -93,10 +92,6 @@ class RecurrentTRPO(MaskableTRPO):
     def _behaviour(self, rollout_buffer: RolloutBuffer) -> ValuingBehaviour:
         return RememberingBehaviour(self, rollout_buffer)
 
-    def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> bool:
-        self._memory.begin(self.policy, env.num_envs)
-        return super()._collect(env, callback, rollout_buffer)
-
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_memory"]
 
@@ -136,6 +131,8 @@ class RememberingBehaviour:
 
     def sampler(self) -> Sampler:
         """As :meth:`sb3_trpo_ext.common.collection.Behaviour.sampler`."""
+        if self._steps == 0:  # a callback may exchange the policy when the rollout starts
+            self._model._memory.begin(self._model.policy, self._buffer.n_envs)
         return self._act
 
     @torch.no_grad()

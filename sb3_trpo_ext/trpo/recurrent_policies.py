@@ -59,6 +59,7 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
     """
 
     has_memory = True
+    needs_masks = False
 
     def __init__(
         self,
@@ -88,13 +89,13 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
                 "enable_critic_lstm=False at none. Leave one of them out."
             )
         self.recurrent = recurrent
-        self.lstm_hidden_size, self.n_lstm_layers = lstm_hidden_size, n_lstm_layers
+        self.lstm_hidden_size, self.n_lstm_layers = int(lstm_hidden_size), int(n_lstm_layers)
         self.shared_lstm, self.enable_critic_lstm = shared_lstm, enable_critic_lstm
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build_mlp_extractor(self) -> None:
         def memory() -> nn.LSTM | nn.GRU:
-            return MODULES[self.recurrent](self.features_dim, self.lstm_hidden_size, self.n_lstm_layers)
+            return MODULES[self.recurrent](int(self.features_dim), self.lstm_hidden_size, self.n_lstm_layers)
 
         self.actor_memory = memory()
         self.critic_memory = memory() if self.enable_critic_lstm and not self.shared_lstm else None
@@ -135,7 +136,8 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
         :param layout: of the sequences
         :return: shape (n, size), and the states in which the sequences end
         """
-        cell, weights, x = CELLS[self.recurrent], weights_of(memory), features.to(states[0].dtype)
+        cell, weights = CELLS[self.recurrent], weights_of(memory)
+        x, states = features.to(weights[0].of_state.dtype), tuple(part.to(weights[0].of_state) for part in states)
         if len(layout.sizes) == 1:  # a step of each sequence: nothing has to be put in order
             first = [tuple(part[i] for part in states) for i in range(self.n_lstm_layers)]
             outputs, ends = run_layers(cell, weights, x, first, layout.sizes)
@@ -294,8 +296,8 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
         :param state: of the actor's memory, as the last call returned it; None in the beginning
         :param episode_start: whether an episode begins with this observation, shape (n,); None for no
         :param deterministic: the most probable actions instead of random ones
-        :param action_masks: which actions are allowed; None looks for them where :class:`MaskableMlpPolicy` does, and
-            allows everything where there are none
+        :param action_masks: which actions are allowed; None looks for them as :class:`MaskableMlpPolicy` does, if the
+            policy was trained with masks, and else allows everything
         :return: actions, and the state for the next call
         """
         self.set_training_mode(False)
@@ -303,7 +305,7 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
         n = count_of(obs)
         rows = None
         if isinstance(self.action_space, masks.MASKABLE):
-            rows = masks.of_question(self, observation, n, action_masks, required=False)
+            rows = masks.of_question(self, observation, n, action_masks, self.needs_masks)
         starts = torch.zeros(n) if episode_start is None else torch.as_tensor(np.asarray(episode_start).reshape(n))
         now = self.first_states(n).pi if state is None else tuple(torch.as_tensor(s, device=self.device) for s in state)
         with torch.no_grad():

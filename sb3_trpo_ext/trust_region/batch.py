@@ -104,6 +104,8 @@ class Batch:
         Advantages that are all equal say nothing about the actions: they become exactly 0, where dividing by their
         spread would blow rounding noise up into a direction.
         """
+        if self.size < 2:  # thinned to a single one
+            return replace(self, advantages=torch.zeros_like(self.advantages))
         tiny = torch.finfo(self.advantages.dtype).tiny
         # So that no square overflows.
         relative = self.advantages / self.largest(self.advantages.abs()).clamp(min=tiny)

@@ -1,15 +1,17 @@
 """Where masks come from, in training and in evaluation, and what is said when there are none."""
 
+import weakref
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 
-from sb3_trpo_ext import MaskableTRPO
+from sb3_trpo_ext import MaskableTRPO, RecurrentTRPO
 from sb3_trpo_ext.trpo import MaskFromInfo, masks
 from tests.trpo.masked_cases import ACTIONS, SOURCES, Doors, InInfos, InObservations, WithMethod, policy_of, vec_env
 
@@ -229,7 +231,7 @@ def test_without_any_masks_predict_says_what_to_do():
     assert action == 3 and action.shape == ()
     actions, _ = model.predict(np.zeros((2, 5), np.float32), action_masks=[[0, 0, 0, 1, 0], [1, 0, 0, 0, 0]])
     np.testing.assert_array_equal(actions, [3, 0])
-    with pytest.raises(ValueError, match="allows nothing in state 0"):
+    with pytest.raises(ValueError, match="mask of state 0 allows nothing"):
         model.predict(observation, action_masks=[0] * 5)
 
 
@@ -260,3 +262,102 @@ def test_environments_of_other_actions_are_not_asked():
     model, env, other = trained(), WithMethod(), Other()
     observation, _ = env.reset(seed=1)
     assert env.open[0][model.predict(observation)[0]] and other.action_space.n == 2
+
+
+class Steps(BaseCallback):
+    """Evaluates in an environment of its own while another is trained in."""
+
+    def __init__(self, env):
+        super().__init__()
+        self.eval_env = env
+
+    def _on_step(self):
+        observation, _ = self.eval_env.reset()
+        self.eval_env.step(self.model.predict(observation)[0])
+        return True
+
+
+@pytest.mark.parametrize("kind", [MaskableTRPO, RecurrentTRPO])
+def test_an_object_of_ones_own_is_asked_for_its_environment(kind):
+    """Not for the one farther out, which is trained in."""
+    policy = "MlpPolicy" if kind is MaskableTRPO else "MlpLstmPolicy"
+    env = WithMethod()
+    kind(policy, WithMethod(), n_steps=16, seed=0, device="cpu").learn(32, callback=Steps(env))
+    assert env.tried == 32
+
+
+@pytest.mark.parametrize("kind", [MaskableTRPO, RecurrentTRPO])
+def test_evaluation_where_masks_were_forgotten_is_an_error(kind):
+    policy = "MlpPolicy" if kind is MaskableTRPO else "MlpLstmPolicy"
+    model = kind(policy, WithMethod(), n_steps=16, seed=0, device="cpu")
+    with pytest.raises(ValueError, match="finds no environment that says so"):
+        model.learn(32, callback=EvalCallback(Monitor(Doors()), eval_freq=8))
+    with pytest.raises(ValueError, match="finds no environment that says so"):
+        evaluate_policy(model, Monitor(Doors()))
+
+
+class Anything(Doors):
+    def step(self, action):
+        self.left -= 1
+        return self._next(), 0.0, self.left == 0, False, {}
+
+
+def test_what_was_trained_without_masks_is_evaluated_without(tmp_path):
+    model = make(Anything()).learn(16, use_masking=False)
+    evaluate_policy(model, Monitor(Anything()))
+    model.save(tmp_path / "model")
+    evaluate_policy(MaskableTRPO.load(tmp_path / "model"), Monitor(Anything()))
+    model.set_env(WithMethod())
+    model.learn(16)
+    with pytest.raises(ValueError, match="finds no environment that says so"):
+        evaluate_policy(model, Monitor(Anything()))
+
+
+def test_masks_of_infos_are_followed_while_nothing_is_forbidden():
+    class Lenient(InInfos):
+        strict = False
+
+        def step(self, action):
+            if not self.strict:
+                self.open = [np.ones(size, bool) for size in self.sizes]
+            return super().step(action)
+
+    env = Lenient(length=40)
+    model = make(env).learn(16, use_masking=False)
+    env.strict = True
+    model.learn(32, reset_num_timesteps=False)
+
+
+def test_unrelated_variables_do_no_harm():
+    class Odd(gym.Env):
+        """Without spaces."""
+
+    model, env, odd = trained(), WithMethod(), Odd()
+    gone = weakref.proxy(Doors())
+    observation, _ = env.reset(seed=1)
+    assert env.open[0][model.predict(observation)[0]] and odd is not None and type(gone)
+
+
+def test_masks_that_lie_the_other_way_round_are_refused():
+    with pytest.raises(ValueError, match="5 numbers each"):
+        masks.as_rows(np.ones((5, 3), bool), ACTIONS["discrete"], 3)
+
+
+def test_a_vectorised_environment_may_use_its_memory_again():
+    class Reuses(DummyVecEnv):
+        shared = np.zeros((2, 5), bool)
+
+        def action_masks(self):
+            self.shared[:] = [env.unwrapped.flat_mask for env in self.envs]
+            return self.shared
+
+    model = make(Reuses([lambda: Doors(length=5), lambda: Doors(length=7)])).learn(32)
+    np.testing.assert_array_equal(model._masks.rollout, model.rollout_buffer.observations.astype(bool))
+
+
+def test_training_without_masks_is_for_one_call():
+    model = make(WithMethod())
+    with pytest.raises(AssertionError, match="a closed door"):
+        model.learn(64, use_masking=False)
+    model.learn(32)
+    assert not model._masks.rollout.all()

@@ -22,6 +22,7 @@ VECTOR, IMAGE = spaces.Box(-1, 1, (3,)), spaces.Box(0, 255, (36, 36, 1), np.uint
 OBSERVATIONS = {
     "vector": ("MlpLstmPolicy", VECTOR),
     "discrete": ("MlpLstmPolicy", spaces.Discrete(4)),
+    "multi_discrete": ("MlpLstmPolicy", spaces.MultiDiscrete([3, 2])),
     "image": ("CnnLstmPolicy", IMAGE),
     "dict": ("MultiInputLstmPolicy", spaces.Dict(vector=VECTOR, picture=IMAGE)),
 }
@@ -336,3 +337,30 @@ def test_on_every_device(observation, kind, fast, device, three_envs, tmp_path):
     expected, state = model.predict(observations, deterministic=True)
     np.testing.assert_array_equal(loaded.predict(observations, deterministic=True)[0], expected)
     assert all(isinstance(part, np.ndarray) for part in state)
+
+
+def test_actions_are_kept_within_their_bounds(three_envs):
+    model = make(three_envs(), policy_kwargs={"log_std_init": 3.0})
+    observations = model.env.reset()
+    actions, _ = model.predict(observations)
+    assert float(np.abs(actions).max()) == 1.0
+
+
+def test_going_on_in_another_precision(three_envs):
+    model = make(three_envs()).learn(48)
+    model.policy.double()
+    model.learn(48, reset_num_timesteps=False)
+    assert model.num_timesteps == 96
+
+
+def test_a_policy_that_is_exchanged_when_a_rollout_starts_remembers_anew(three_envs):
+    class Exchanges(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_start(self):
+            kind = type(self.model.policy)
+            self.model.policy = kind(VECTOR, ACTIONS["box"], lambda _: 1e-3, lstm_hidden_size=9, net_arch=[8])
+
+    model = make(three_envs()).learn(96, callback=Exchanges())
+    assert model._memory.present.pi[0].shape[-1] == 9

@@ -249,10 +249,11 @@ class RecurrentNetwork:
     def _packed(self, inputs: Sequences) -> tuple[Tensor, list[State]]:
         policy, is_actor = self.policy, self.side == "pi"
         extractor = policy.pi_features_extractor if is_actor else policy.vf_features_extractor
-        features = features_of(policy, inputs.observations, extractor).to(self.layers[0].weight.dtype)
+        dtype = self.layers[0].weight.dtype
+        features = features_of(policy, inputs.observations, extractor).to(dtype)
         side = inputs.states.pi if is_actor else inputs.states.vf
         places = inputs.layout.sequences
-        states = [tuple(part[i][places] for part in side) for i in range(self.memory.num_layers)]
+        states = [tuple(part[i][places].to(dtype) for part in side) for i in range(self.memory.num_layers)]
         return features[inputs.layout.rows], states
 
 

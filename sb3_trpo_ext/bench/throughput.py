@@ -148,7 +148,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     :param parser: of the subcommand
     """
     parser.add_argument("--of", choices=COMPARISONS, default="acer", help="what is compared (default acer)")
-    parser.add_argument("--envs", nargs="+", metavar="ENV", default=None, help="(default CartPole-v1)")
+    parser.add_argument("--envs", nargs="+", metavar="ENV", default=None, help="(default: the comparison's own)")
     parser.add_argument("--steps", type=number, default=3000, help="of each turn (default 3000)")
     parser.add_argument("--repeats", type=number, default=5, help="turns that count; one more warms up (default 5)")
 

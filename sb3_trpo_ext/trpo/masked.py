@@ -91,10 +91,6 @@ class MaskedHeads(Heads):
         """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.sampler`."""
         return sampler_of(self.policy, network, n_envs, num_threads, self._source.now)
 
-    def can_collect_fast(self, buffer: RolloutBuffer) -> bool:
-        """Always: SB3's own loop can not ask with masks."""
-        return True
-
     @staticmethod
     def _masked(family: Family, inputs: MaskedInputs) -> Family:
         return masked(family, inputs.masks) if inputs.masks.shape[1] else family
@@ -174,6 +170,10 @@ class MaskableTRPO(TRPO):
     def _heads(self) -> Heads:
         return MaskedHeads(self.policy, self._masks)
 
+    def _start_anew(self) -> None:
+        super()._start_anew()
+        self._masks.forget()
+
     def _setup_learn(
         self,
         total_timesteps: int,
@@ -182,13 +182,12 @@ class MaskableTRPO(TRPO):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        is_reset = reset_num_timesteps or self._last_obs is None
         begun = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self.env is not None
         if self._use_masking and isinstance(self.action_space, MASKABLE):
-            self._masks.look_at(self.env, is_reset, self.NEEDS_MASKS)
+            self._masks.look_at(self.env, self.NEEDS_MASKS)
         else:
-            self._masks.ignore(self.env, is_reset)
+            self._masks.ignore(self.env)
         self._trained_with_masks = self._masks.is_used
         self._tell_policy()
         return begun
@@ -208,7 +207,7 @@ class MaskableTRPO(TRPO):
         self._masks.note(infos, dones, self.env)
 
     def _collects_fast(self) -> bool:
-        return True
+        return True  # SB3's own loop can not ask with masks
 
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> bool:
         self._masks.begin()

@@ -115,16 +115,19 @@ class MaskSource:
         self._n_envs = 0
         self._rollout: list[Masks] = []
 
-    def look_at(self, env: VecEnv, is_reset: bool, required: bool) -> None:
+    def forget(self) -> None:
+        """What infos told was of other episodes."""
+        self._told = []
+
+    def look_at(self, env: VecEnv, required: bool) -> None:
         """
         Find out where the masks come from.
 
         :param env: that is trained in, reset at least once
-        :param is_reset: whether it was just now, and is not in the midst of episodes
         :param required: whether there have to be masks
         :raises ValueError: when there have to be, and are none
         """
-        self.ignore(env, is_reset)
+        self.ignore(env)
         if isinstance(env.observation_space, spaces.Dict) and KEY in env.observation_space.spaces:
             self._read = lambda observations: observations[KEY]
         elif (method := reader(env)) is not None:
@@ -137,15 +140,14 @@ class MaskSource:
                 "without any."
             )
 
-    def ignore(self, env: VecEnv, is_reset: bool) -> None:
+    def ignore(self, env: VecEnv) -> None:
         """
-        From now on everything is allowed. Arguments as :meth:`look_at`.
+        From now on everything is allowed.
 
-        :param env: that is trained in
-        :param is_reset: whether it was just now
+        :param env: as :meth:`look_at`
         """
         self._n_envs, self._read = env.num_envs, None
-        if is_reset or len(self._told) != env.num_envs:
+        if len(self._told) != env.num_envs:
             self._told = [info.get(KEY) for info in env.unwrapped.reset_infos]
 
     @property

@@ -5,7 +5,6 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import obs_as_tensor
@@ -77,17 +76,9 @@ class RecurrentTRPO(MaskableTRPO):
     def _heads(self) -> Heads:
         return RecurrentHeads(self.policy, self._masks, self._memory)
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        if reset_num_timesteps or self._last_obs is None:
-            self._memory.forget()
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+    def _start_anew(self) -> None:
+        super()._start_anew()
+        self._memory.forget()
 
     def _behaviour(self, rollout_buffer: RolloutBuffer) -> ValuingBehaviour:
         return RememberingBehaviour(self, rollout_buffer)

@@ -194,14 +194,9 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
             is_new = starts.to(self.device).bool()[None, :, None]
             return tuple(torch.where(is_new, 0, part) for part in states), single_steps(n, self.device), torch.arange(n)
         starts = starts.reshape(size, -1).bool().cpu()
-        begins = starts.clone()
-        begins[:, 0] = True
-        places = begins.flatten().nonzero().flatten()
-        lengths = torch.diff(places, append=torch.tensor([n]))
-        is_new = starts.flatten()[places].to(self.device)
-        sequence = (places // starts.shape[1]).to(self.device)
-        first = tuple(torch.where(is_new[None, :, None], 0, part[:, sequence]) for part in states)
-        return first, packed(lengths, self.device), begins.sum(dim=1).cumsum(0) - 1
+        lengths, first = pieces(starts, states)
+        pieces_of_each = 1 + starts[:, 1:].sum(dim=1)
+        return first, packed(lengths, self.device), pieces_of_each.cumsum(0) - 1
 
     # ---------------------------------------------------------------------------- SB3's methods
     def get_distribution(  # type: ignore[override]
@@ -339,3 +334,21 @@ def weights_of(memory: nn.LSTM | nn.GRU) -> list[Weights]:
     """Those of each layer of a memory."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     return [Weights(*(getattr(memory, f"{name}_l{i}") for name in names)) for i in range(memory.num_layers)]
+
+
+def pieces(starts: Tensor, states: States) -> tuple[Tensor, States]:
+    """
+    How sequences of equal length fall into pieces of episodes.
+
+    :param starts: whether an episode begins with a step, boolean, on the CPU, shape (S, T)
+    :param states: of a memory, in which the S sequences begin
+    :return: lengths of the pieces, one sequence after the other, and the states in which they begin: zeros where an
+        episode does, else the sequence's own
+    """
+    begins = starts.clone()
+    begins[:, 0] = True
+    places = begins.flatten().nonzero().flatten()
+    lengths = torch.diff(places, append=torch.tensor([starts.numel()]))
+    device = states[0].device
+    is_new, sequence = starts.flatten()[places].to(device), (places // starts.shape[1]).to(device)
+    return lengths, tuple(torch.where(is_new[None, :, None], 0, part[:, sequence]) for part in states)

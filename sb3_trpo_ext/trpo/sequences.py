@@ -21,7 +21,7 @@ from sb3_trpo_ext.kernels.linearize import Linearization
 from sb3_trpo_ext.kernels.recurrent import CELLS, Packed, RecurrentLinearization, State, packed, run_layers
 from sb3_trpo_ext.trpo.masked import MaskedHeads, MaskedInputs
 from sb3_trpo_ext.trpo.masks import MaskSource
-from sb3_trpo_ext.trpo.recurrent_policies import MODULES, MemoryStates, RecurrentMlpPolicy, weights_of
+from sb3_trpo_ext.trpo.recurrent_policies import MODULES, MemoryStates, RecurrentMlpPolicy, pieces, weights_of
 from sb3_trpo_ext.trust_region.heads import Layout
 
 
@@ -75,16 +75,16 @@ class Sequences(MaskedInputs):
         :param batch_size: states in each minibatch, more or less: whole sequences, at least one, as many as bring it
             nearest
         """
-        pieces: list[Tensor] = []
+        batch: list[Tensor] = []
         taken = 0
         each = self._rows_of_each()
         for i in np.random.permutation(len(each)):
-            if pieces and taken + len(each[i]) / 2 > batch_size:
-                yield torch.cat(pieces).to(self._first.device)
-                pieces, taken = [], 0
-            pieces.append(each[i])
+            if batch and taken + len(each[i]) / 2 > batch_size:
+                yield torch.cat(batch).to(self._first.device)
+                batch, taken = [], 0
+            batch.append(each[i])
             taken += len(each[i])
-        yield torch.cat(pieces).to(self._first.device)
+        yield torch.cat(batch).to(self._first.device)
 
     def _rows_of_each(self) -> tuple[Tensor, ...]:
         return torch.split(torch.arange(len(self)), self.lengths.tolist())
@@ -126,14 +126,8 @@ class Recollection:
         :return: lengths of the pieces, one environment after the other, and the states in which they begin: zeros, or
             those in which the rollout began
         """
-        begins = starts.clone()
-        begins[:, 0] = True
-        places = begins.flatten().nonzero().flatten()
-        device = self.first.pi[0].device
-        is_new, env = starts.flatten()[places].to(device), (places // starts.shape[1]).to(device)
-        lengths = torch.diff(places, append=torch.tensor([starts.numel()]))
-        sides = (tuple(torch.where(is_new[None, :, None], 0, part[:, env]) for part in side) for side in self.first)
-        return lengths, MemoryStates(*sides)
+        lengths, pi = pieces(starts, self.first.pi)
+        return lengths, MemoryStates(pi, pieces(starts, self.first.vf)[1])
 
 
 class RecurrentHeads(MaskedHeads):

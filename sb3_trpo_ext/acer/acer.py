@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -36,6 +37,7 @@ from sb3_trpo_ext.common.diagnostics import Logged
 from sb3_trpo_ext.common.files import PathOrFile
 from sb3_trpo_ext.common.inputs import Observations
 from sb3_trpo_ext.common.network import PlainNetwork, actor_network
+from sb3_trpo_ext.common.ranks import Distributed, own_device
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.vector import are_the_same
 
@@ -98,12 +100,20 @@ class ACER(Algorithm[Collected]):
     :param seed: of all random generators
     :param device: "auto", "cpu", "cuda", …
     :param num_threads: of torch; None for 1 with small networks, and the present setting with large
+    :param distributed: train one policy in several processes (:mod:`sb3_trpo_ext.common.ranks`), which average their
+        gradients and replay their own sequences: "auto" where torchrun has started them, or the script has called
+        ``torch.distributed.init_process_group``; True to require it; False never to
+    :param checkpoint_folder: write a checkpoint into it after each iteration, and begin ``learn`` with the newest that
+        is there; None for none. It holds the stored sequences too.
+    :param checkpoint_every: iterations between two checkpoints
     :param _init_setup_model: build networks and buffers now
     :raises ValueError: for a value out of range, naming argument, value and remedy
     """
 
     RULES = settings.RULES
     OWN_SETTING = "replay_ratio"
+    KIND = "ACER"
+    COUNTERS = (*Algorithm.COUNTERS, "_n_replays")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -143,6 +153,9 @@ class ACER(Algorithm[Collected]):
         seed: int | None = None,
         device: torch.device | str = "auto",
         num_threads: int | None = None,
+        distributed: Distributed = "auto",
+        checkpoint_folder: str | None = None,
+        checkpoint_every: int = 1,
         _init_setup_model: bool = True,
     ):
         super().__init__(
@@ -162,7 +175,7 @@ class ACER(Algorithm[Collected]):
             policy_kwargs=policy_kwargs,
             verbose=verbose,
             seed=seed,
-            device=device,
+            device=own_device(device, distributed),
             _init_setup_model=False,
         )
         self.replay_ratio = replay_ratio
@@ -179,6 +192,9 @@ class ACER(Algorithm[Collected]):
         self.n_action_samples = n_action_samples
         self.learn_std = learn_std
         self.num_threads = num_threads
+        self.distributed = distributed
+        self.checkpoint_folder = checkpoint_folder
+        self.checkpoint_every = checkpoint_every
         self._n_replays = 0
         self._parameters: list[torch.nn.Parameter] = []
 
@@ -210,7 +226,7 @@ class ACER(Algorithm[Collected]):
                 self.policy.log_std.requires_grad_(self.learn_std)
             self.average_policy = frozen_copy(self.policy)
         self._parameters = parameters
-        self._learner = Learner(self.policy, self.average_policy)
+        self._learner = Learner(self.policy, self.average_policy, lambda: self._ranks)
         self._network: PlainNetwork | None = actor_network(self.policy)
 
     def _averages_otherwise(self) -> bool:
@@ -297,9 +313,15 @@ class ACER(Algorithm[Collected]):
             return average_kl(self._learner, as_sequence_batch(sequences, self.policy))
 
     def _draw_number_of_replays(self) -> int:
-        if len(self.replay_buffer) < max(self.replay_start, 1):
+        if self._ranks.count(len(self.replay_buffer)) < max(self.replay_start, 1):
             return 0
-        return int(np.random.poisson(self.replay_ratio))
+        return self._ranks.first(int(np.random.poisson(self.replay_ratio)))
+
+    def _save_more(self, folder: Path) -> None:
+        self.replay_buffer.save(folder / f"rank-{self._ranks.rank}-replay.npz")
+
+    def _load_more(self, folder: Path) -> None:
+        self.replay_buffer.load(folder / f"rank-{self._ranks.rank}-replay.npz")
 
     def _counts(self) -> dict[str, float]:
         replays = {"train/replay_size": len(self.replay_buffer), "train/n_replays": self._n_replays}

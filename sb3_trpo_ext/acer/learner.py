@@ -1,11 +1,15 @@
 """What ACER trains: the policy and its running average."""
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sb3_trpo_ext.acer.interruption import signals_wait
 from sb3_trpo_ext.acer.policies import MlpPolicy
-from sb3_trpo_ext.kernels.vector import count
+from sb3_trpo_ext.common.ranks import ALONE, Ranks
+from sb3_trpo_ext.kernels.vector import count, flatten, unflatten
 
 
 class Learner:
@@ -15,10 +19,11 @@ class Learner:
 
     :param policy: in evaluation mode; changed by its optimizer
     :param average: the average policy, of the same structure, in evaluation mode
+    :param ranks: gives those that average their gradients
     """
 
-    def __init__(self, policy: MlpPolicy, average: MlpPolicy):
-        self.policy, self.average = policy, average
+    def __init__(self, policy: MlpPolicy, average: MlpPolicy, ranks: Callable[[], Ranks] = lambda: ALONE):
+        self.policy, self.average, self._ranks = policy, average, ranks
         for parameter in policy.parameters():  # or the optimizer would go on with those of layers that are now frozen
             parameter.grad = None
         self.parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
@@ -47,6 +52,7 @@ class Learner:
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(self.parameters, self._ranks())
         norm = nn.utils.clip_grad_norm_(self.parameters, max_grad_norm, foreach=True)
         if norm.isfinite():
             follow = get_ema_multi_avg_fn(average_policy_decay)  # type: ignore[no-untyped-call]
@@ -54,3 +60,16 @@ class Learner:
                 self.policy.optimizer.step()
                 follow(self._averages, self._present, None)
         return norm
+
+
+def average_gradients(parameters: list[nn.Parameter], ranks: Ranks) -> None:
+    """
+    :param parameters: with the gradients of this rank, or none; they get the mean over all ranks
+    :param ranks: all of them
+    """
+    if ranks is ALONE:
+        return
+    own = [torch.zeros_like(part) if part.grad is None else part.grad for part in parameters]
+    mean = ranks.sum(flatten(own)) / ranks.world_size
+    for parameter, part in zip(parameters, unflatten(mean, parameters), strict=True):
+        parameter.grad = part

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from sb3_trpo_ext.acer.policies import MlpPolicy
 from sb3_trpo_ext.acer.step import Settings
-from sb3_trpo_ext.common.settings import Rule, none_or, number, one_of, schedule, schedule_of, whole
+from sb3_trpo_ext.common.settings import DISTRIBUTED, Rule, none_or, number, one_of, schedule, schedule_of, whole
 
 if TYPE_CHECKING:
     from sb3_trpo_ext.acer.acer import ACER
@@ -52,6 +52,7 @@ RULES = (
     Rule("n_action_samples", whole(1), "a whole number >= 1", "5 is usual."),
     Rule("learn_std", one_of(True, False), "True or False", "False keeps the standard deviation of Box actions fixed."),
     Rule("stats_window_size", whole(1), "a whole number >= 1", "It counts episodes; 100 is usual."),
+    *DISTRIBUTED,
     Rule("num_threads", none_or(whole(1)), "None or a whole number >= 1", "None chooses."),
 )
 

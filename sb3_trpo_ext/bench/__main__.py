@@ -6,6 +6,7 @@ Measurements beside sb3-contrib's TRPO: how fast it is, and how well it learns; 
     python -m sb3_trpo_ext.bench report
     python -m sb3_trpo_ext.bench check
     python -m sb3_trpo_ext.bench throughput
+    python -m sb3_trpo_ext.bench scale
 """
 
 import argparse
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
-        from sb3_trpo_ext.bench import check, learn, report, speed, throughput
+        from sb3_trpo_ext.bench import check, learn, report, scale, speed, throughput
     except ModuleNotFoundError as error:
         if error.name not in FROM_THE_EXTRA:
             raise
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> None:
         prog="python -m sb3_trpo_ext.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (speed, learn, report, check, throughput):
+    for module in (speed, learn, report, check, throughput, scale):
         summary = (module.__doc__ or "").partition(": ")[2]
         command = commands.add_parser(module.__name__.rpartition(".")[2], help=summary, description=summary)
         module.add_arguments(command)

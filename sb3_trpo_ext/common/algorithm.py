@@ -3,17 +3,20 @@
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_trpo_ext.common import checkpoint, data_parallel, training_state
 from sb3_trpo_ext.common.bad_data import GoodStatistics, is_finite, warn_of_skipped_rollout
 from sb3_trpo_ext.common.diagnostics import Logged, record
 from sb3_trpo_ext.common.files import PathOrFile, atomic_file
@@ -30,8 +33,9 @@ from sb3_trpo_ext.common.normalization_rules import (
     warn_of_weights_from_elsewhere,
     weights_differ,
 )
+from sb3_trpo_ext.common.ranks import ALONE, SEEDS_APART, Distributed, Ranks, join, number_of_this_rank
 from sb3_trpo_ext.common.saving import saved_parameters, saved_settings
-from sb3_trpo_ext.common.settings import Rule, check, check_names, schedule
+from sb3_trpo_ext.common.settings import Rule, check, check_names, check_policy_kwargs, schedule
 from sb3_trpo_ext.common.watch import Structure, align_extractors
 
 SelfAlgorithm = TypeVar("SelfAlgorithm", bound="Algorithm[Any]")
@@ -62,7 +66,19 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
     RULES: ClassVar[tuple[Rule, ...]]
     """Which values each argument of the constructor may have."""
     OWN_SETTING: ClassVar[str]
-    """One that this algorithm alone has, by which its files are known."""
+    """One that this algorithm and its variants alone have, by which their files are known."""
+    KIND: ClassVar[str]
+    """Which of the variants."""
+    COUNTERS: ClassVar[tuple[str, ...]] = ("num_timesteps", "_timesteps_before", "_n_updates", "_n_skipped_updates")
+    """What is the same on all ranks, besides networks and settings."""
+    distributed: Distributed = "auto"
+    checkpoint_folder: str | None = None
+    checkpoint_every: int = 1
+    _ranks: Ranks = ALONE
+    _goes_on = False
+    """Whether the next call of ``learn`` is the one that a checkpoint was written in."""
+    _to_restore: dict[str, Any] | None = None
+    """Random states and pending log of a checkpoint, for when the next rollout begins."""
     _n_skipped_updates: int = 0
     _timesteps_before: int = 0
     """Environment steps before the present call of ``learn``."""
@@ -103,11 +119,29 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         """Those of all its states, as they came from the environments."""
 
     # What else an algorithm may say.
+    def _check_policy_class(self) -> None:
+        """Look at the policy class alone."""
+
     def _check(self) -> None:
         """Look at settings, spaces and policy class together, before anything is built."""
 
     def _start_anew(self) -> None:
         """Forget what was kept of earlier rollouts: another training begins, or another environment."""
+
+    def _kept_between_rollouts(self) -> dict[str, Any]:
+        """What a checkpoint holds besides networks, counters and environments; it can be pickled."""
+        return {}
+
+    def _save_more(self, folder: Path) -> None:
+        """What else it holds, in files of its own."""
+
+    def _take_back(self, kept: dict[str, Any]) -> None:
+        """
+        :param kept: of :meth:`_kept_between_rollouts`
+        """
+
+    def _load_more(self, folder: Path) -> None:
+        """The reverse of :meth:`_save_more`."""
 
     @classmethod
     def _unsaid(cls, saved: dict[str, Any]) -> dict[str, Any]:
@@ -121,6 +155,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
     def _set_up_new(self) -> None:
         """What a constructor ends with. A loaded model has the answer in its file, and normalises nothing if not."""
         self._timesteps_before = 0
+        self._check_policy_class()
         if issubclass(self.policy_class, NormalizingPolicy) and self.policy_kwargs.get(OPTION) is None:
             if goes_through_features(self.policy_class, list(self.policy_aliases.values())):
                 self._normalized_by_default = default_of(self.observation_space, self.env)
@@ -132,9 +167,12 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
     def _setup_model(self) -> None:
         if isinstance(self.policy_class, str):  # as it stands in our files
             self.policy_class = self._get_policy_from_name(self.policy_class)
+        self.saved_by = self.KIND
         check(self, self.RULES)
         self._check()
         given = self.policy_kwargs
+        if self.policy_class in self.policy_aliases.values():  # whose arguments are all known
+            check_policy_kwargs(type(self).__name__, self.policy_class, given)
         if not issubclass(self.policy_class, NormalizingPolicy):
             check_option_of_another_policy(self.policy_class, given.get(OPTION))
             self.policy_kwargs = {name: value for name, value in given.items() if name != OPTION}
@@ -169,6 +207,13 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
             raise ValueError(f"{type(self).__name__}(policy=...) must be {names} or a class, got {policy_name!r}.")
         return super()._get_policy_from_name(policy_name)
 
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        :param seed: of all generators and of the environments of rank 0; each rank's are others
+        """
+        apart = SEEDS_APART * number_of_this_rank(self.distributed)
+        super().set_random_seed(None if seed is None else (seed + apart) % 2**32)
+
     def _setup_lr_schedule(self) -> None:
         self.lr_schedule = schedule(self.learning_rate)
 
@@ -184,8 +229,6 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        if reset_num_timesteps or self._last_obs is None:
-            self._start_anew()
         if self.env is None:
             raise ValueError(
                 f"{type(self).__name__}.learn() needs an environment, and this model has none. Give it one: "
@@ -198,11 +241,38 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
                 f"Save the model and load(path, env=env, n_steps={self.n_steps})."
             )
         check_not_normalized_twice(self.policy, self.env)
+        self._ranks = join(self.distributed, self.device)
+        if self.checkpoint_folder is not None and self.num_timesteps == 0:
+            self.resume_from(self.checkpoint_folder)
+        goes_on = self._goes_on and reset_num_timesteps
+        self._goes_on = False
+        if goes_on:
+            total_timesteps = max(0, self._timesteps_before + total_timesteps - self.num_timesteps)
+            reset_num_timesteps = False
+        if reset_num_timesteps or self._last_obs is None:
+            self._start_anew()
         self._keep_what_was_learnt_elsewhere()
         self._first_parameters = None
+        shown = self.verbose, self.tensorboard_log
+        if self._ranks.rank > 0:
+            self.verbose, self.tensorboard_log = 0, None
         begun = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        self._timesteps_before = self.num_timesteps
+        self.verbose, self.tensorboard_log = shown
+        if self._ranks.rank > 0:
+            self._logger = Logger(None, [])
+        if not goes_on:
+            self._timesteps_before = self.num_timesteps
+        data_parallel.follow_first_rank(self)
         return begun
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        if self._ranks.rank == 0:
+            return super()._init_callback(callback, progress_bar)
+        if isinstance(callback, list):
+            callback = CallbackList(callback)
+        if isinstance(callback, BaseCallback):
+            callback = data_parallel.for_this_rank(callback)
+        return super()._init_callback(callback, progress_bar=False)
 
     def _excluded_save_params(self) -> list[str]:
         return [
@@ -211,6 +281,10 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
             "_structure",
             "_has_layers_with_a_state",
             "_first_parameters",
+            "_ranks",
+            "_goes_on",
+            "_to_restore",
+            "_finished",
         ]
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
@@ -228,12 +302,26 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """As SB3's, and robust against observations that are not finite. Arguments and result as there."""
-        started = time.perf_counter()
+        started, steps_before = time.perf_counter(), self.num_timesteps
+        training_state.put_back_what_moved(self)
         self._follow_policy()
         self._good_statistics.remember(env)
+        self._finished: tuple[list[Any], list[Any]] = [], []
         complete = self._collect(env, callback, rollout_buffer)
-        record(self.logger, {"time/rollout_seconds": time.perf_counter() - started})
-        return complete
+        seconds = time.perf_counter() - started
+        record(self.logger, {"time/rollout_seconds": seconds})
+        if self._ranks is ALONE:
+            return complete
+        told = data_parallel.Told(complete, n_rollout_steps * env.num_envs, seconds, *self._finished)
+        return data_parallel.after_rollout(self, told, steps_before)
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: Any = None) -> None:
+        super()._update_info_buffer(infos, dones)
+        if self._ranks is not ALONE:
+            episodes, successes = self._finished
+            episodes += [info["episode"] for info in infos if info.get("episode") is not None]
+            ended = [info for info, done in zip(infos, dones, strict=True) if done]
+            successes += [info["is_success"] for info in ended if info.get("is_success") is not None]
 
     def train(self) -> None:
         """Learn from the rollout just collected, or skip it if it holds bad data."""
@@ -241,14 +329,26 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         self._follow_policy()
         self._update_learning_rate(self.policy.optimizer)
         rollout = self._rollout()
-        if bad := rollout.not_finite():
-            self._skip(bad)
-            return
-        self.policy.set_training_mode(False)
-        results = self._improve(rollout)
-        self._move_statistics(rollout)
-        self._n_updates += 1
-        record(self.logger, *results, self._counts())
+        if self._ranks.any(bool(bad := rollout.not_finite())):
+            self._skip(self._with_ranks(bad))
+        else:
+            self.policy.set_training_mode(False)
+            results = self._improve(rollout)
+            self._move_statistics(rollout)
+            self._n_updates += 1
+            record(self.logger, *results, self._counts())
+        data_parallel.check_equal(self)
+        done = self._n_updates + self._n_skipped_updates
+        if self.checkpoint_folder is not None and done % self.checkpoint_every == 0:
+            self.save_checkpoint(self.checkpoint_folder)
+
+    def _with_ranks(self, bad: list[str]) -> list[str]:
+        """The parts of all ranks' rollouts that are not finite."""
+        if self._ranks is ALONE:
+            return bad
+        of_all = self._ranks.gather(bad)
+        record(self.logger, {"ranks/first_rank_with_bad_data": next(k for k, names in enumerate(of_all) if names)})
+        return [f"{name} of rank {rank}" for rank, names in enumerate(of_all) for name in names]
 
     def _normalize_nothing(self) -> None:
         """Leave observations as they come from now on."""
@@ -267,10 +367,12 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
             self.policy.set_training_mode(True)
             with torch.no_grad():
                 self._run_over(rollout)
+                data_parallel.share_layers_with_a_state(self)
             self.policy.set_training_mode(False)
         normalizer = normalizer_of(self.policy)
         if normalizer is not None and normalizer.moves and self._actor_learns():
-            normalizer.take_in(self._observations_of(rollout))
+            normalizer.take_in(self._observations_of(rollout), self._ranks)
+        self._good_statistics.share(self._ranks)
 
     def _actor_learns(self) -> bool:
         """Whether anything of the actor is trained; if not, what it does may not change."""
@@ -291,7 +393,8 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
     def _skip(self, bad: list[str]) -> None:
         self._n_skipped_updates += 1
         self._last_obs = self._good_statistics.restore(self._last_obs)
-        warn_of_skipped_rollout(bad, is_finite(self.policy))
+        if self._ranks.rank == 0:
+            warn_of_skipped_rollout(bad, is_finite(self.policy))
         record(self.logger, self._counts())
 
     def _counts(self) -> dict[str, float]:
@@ -318,9 +421,10 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         :param progress_bar: show one (needs tqdm and rich)
         :return: itself
         """
-        return super().learn(
-            int(total_timesteps), callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
-        )
+        with join(self.distributed, self.device).watching():
+            return super().learn(
+                int(total_timesteps), callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+            )
 
     def save(
         self,
@@ -329,12 +433,15 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         include: Iterable[str] | None = None,
     ) -> None:
         """
-        As SB3's, but that a file of this name is at every moment whole: as it was before, or as it is now.
+        As SB3's, but that a file of this name is at every moment whole: as it was before, or as it is now. Of several
+        ranks, only rank 0 writes it.
 
         :param path: of the zip file, or an open binary file
         :param exclude: names of attributes that are left out besides the usual ones
         :param include: names of attributes that are not left out
         """
+        if self._ranks.rank > 0:
+            return
         self._follow_policy()
         self._keep_what_was_learnt_elsewhere()
         policy_class = self.policy_class
@@ -361,7 +468,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         :param kwargs: as there; names of constructor arguments replace what was saved
         :raises ValueError: when the file is damaged or holds something else, or there is no such argument
         """
-        saved = saved_settings(path, cls.__name__, own=cls.OWN_SETTING)
+        saved = saved_settings(path, cls.__name__, own=cls.OWN_SETTING, kind=cls.KIND)
         check_names(cls, OnPolicyAlgorithm.load, kwargs)
         given = maybe_make_env(env, verbose=0) if isinstance(env, str) else env
         return super().load(path, given, *args, **{**cls._unsaid(saved), **kwargs})
@@ -383,3 +490,48 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
             self._normalize_nothing()
         check_statistics_fit(self.policy, given)
         super().set_parameters(self._usable(parameters), exact_match, device)
+
+    def save_checkpoint(self, folder: str) -> None:
+        """
+        Write all that the rest of training depends on, after an update or between two calls of ``learn``. The newest
+        three checkpoints are kept. Ranks do so together, into one folder that all of them see.
+
+        :param folder: of checkpoints, made if it is missing
+        """
+        checkpoint.write(
+            folder, self.num_timesteps, self.save, lambda path: training_state.save_part(self, path), self._ranks
+        )
+
+    def resume_from(self, folder: str) -> bool:
+        """
+        Go on from the newest checkpoint: the next call of ``learn``, with the arguments of the one that was
+        interrupted, does the rest of it, and what that would have done, bit for bit.
+
+        Environments go on in the midst of their episodes where their state could be saved: those in SB3's
+        ``DummyVecEnv`` that can be pickled, such as gymnasium's classic control and MuJoCo. Others begin new episodes.
+        Callbacks begin anew.
+
+        :param folder: of checkpoints, only your own: what is in them is unpickled, which can run any code
+        :return: whether there was one
+        :raises ValueError: when it is damaged, or of another number of environments
+        """
+        self._ranks = join(self.distributed, self.device)
+        found = self._ranks.first(checkpoint.newest(folder))
+        if found is None:
+            return False
+        if self.env is None:
+            raise ValueError(
+                "resume_from() needs an environment, and this model has none. Give it one by set_env(env)."
+            )
+        try:
+            self.set_parameters(str(found / checkpoint.MODEL), device=self.device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{found} is of another policy: {error}. Construct the model as it was, or delete it."
+            ) from error
+        training_state.take_up(self, found)
+        self._first_parameters = None
+        self._goes_on = True
+        if self.verbose >= 1 and self._ranks.rank == 0:
+            print(f"Going on from {found}.")
+        return True

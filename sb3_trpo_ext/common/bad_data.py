@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 from torch import nn
 
 from sb3_trpo_ext.common.inputs import finite
+from sb3_trpo_ext.common.ranks import ALONE, Ranks
 
 
 @contextmanager
@@ -77,6 +78,21 @@ class GoodStatistics:
         if self._wrapper is not None:
             self._saved = [_usable_copy(statistics) for statistics in _statistics_of(self._wrapper)]
 
+    def share(self, ranks: Ranks) -> None:
+        """
+        Give all ranks the statistics of all that they have seen since :meth:`remember`, when theirs were the same.
+
+        :param ranks: all of them
+        """
+        if self._wrapper is None or ranks is ALONE:
+            return
+        for statistics, before in zip(_statistics_of(self._wrapper), self._saved, strict=True):
+            together = before.copy()
+            for mean, var, count in ranks.gather(_moments_since(statistics, before)):
+                if count > 0:
+                    together.update_from_moments(mean, var, count)
+            _put_back(statistics, together)
+
     def restore(self, last_observations: Any) -> Any:
         """
         Put the statistics back as they were when they were remembered.
@@ -94,12 +110,29 @@ class GoodStatistics:
         return wrapper.normalize_obs(wrapper.get_original_obs()) if self._outermost else last_observations
 
 
+def running_statistics(environment: VecEnv | None) -> list[RunningMeanStd]:
+    """Those of its ``VecNormalize``, if it has one: of the returns, and of observations that it normalises."""
+    wrapper = None if environment is None else unwrap_vec_normalize(environment)
+    return [] if wrapper is None else _statistics_of(wrapper)
+
+
 def _statistics_of(wrapper: VecNormalize) -> list[RunningMeanStd]:
     """Those of the returns and, where observations are normalised, of each of their parts."""
     of_observations: Any = getattr(wrapper, "obs_rms", None)
     if isinstance(of_observations, dict):
         return [wrapper.ret_rms, *of_observations.values()]
     return [wrapper.ret_rms] if of_observations is None else [wrapper.ret_rms, of_observations]
+
+
+def _moments_since(now: RunningMeanStd, before: RunningMeanStd) -> tuple[Any, Any, float]:
+    """Mean, variance and number of what was taken in since: Chan's formula, solved for one of its parts."""
+    count = now.count - before.count
+    if count <= 0:
+        return now.mean, now.var, 0.0
+    mean = (now.count * now.mean - before.count * before.mean) / count
+    between = (mean - before.mean) ** 2 * before.count * count / now.count
+    squares = now.count * now.var - before.count * before.var - between
+    return mean, np.maximum(squares, 0.0) / count, count
 
 
 def _usable_copy(statistics: RunningMeanStd) -> RunningMeanStd:

@@ -105,7 +105,7 @@ def is_silent(callback: BaseCallback) -> bool:
 
 
 def _step(
-    model: OnPolicyAlgorithm,
+    model: Algorithm[Any],
     behaviour: Behaviour,
     env: VecEnv,
     callback: BaseCallback,
@@ -117,7 +117,7 @@ def _step(
     observations: Any = model._last_obs
     clipped_actions = _within_bounds(model, actions)
     new_obs, rewards, dones, infos = env.step(clipped_actions)
-    model.num_timesteps += env.num_envs
+    model.num_timesteps += env.num_envs * model._ranks.world_size  # those of all ranks, counted when all have finished
     now = {"n_steps": n_steps, "actions": actions, "clipped_actions": clipped_actions}
     now["obs_tensor"] = obs_as_tensor(observations, model.device)
     callback.update_locals({**now, "new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos})

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sb3_trpo_ext.common.distributions import FloatArray
 from sb3_trpo_ext.common.inputs import Observations
+from sb3_trpo_ext.common.ranks import ALONE, Ranks
 
 OPTION = "normalize_observations"  # of a policy's constructor
 EPSILON = 1e-8  # added to variances
@@ -40,15 +41,20 @@ class RunningMoments(nn.Module):
         self.register_buffer("m2", torch.zeros(shape, dtype=torch.float64))
 
     @torch.no_grad()
-    def take_in(self, rows: Tensor) -> None:
+    def take_in(self, rows: Tensor, ranks: Ranks = ALONE) -> None:
         """
-        Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", eq. (1.5).
-
         :param rows: finite, shape (n, …), n ≥ 1
+        :param ranks: who all take in rows of their own, which are added in the ranks' order
         """
         rows = rows.to(self.mean.dtype)
-        n, taken = len(rows), int(self.count)
         variance, mean = torch.var_mean(rows, dim=0, correction=0)
+        own = (len(rows), variance, mean) if ranks is ALONE else (len(rows), variance.cpu(), mean.cpu())
+        for n, *moments in ranks.gather(own):
+            self._add(n, *(part.to(self.mean.device) for part in moments))
+
+    def _add(self, n: int, variance: Tensor, mean: Tensor) -> None:
+        """Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", eq. (1.5)."""
+        taken = int(self.count)
         difference = mean - self.mean
         self.mean += difference * (n / (n + taken))
         self.m2 += n * variance + difference.square() * (n * taken / (n + taken))
@@ -106,13 +112,14 @@ class Normalizer(nn.Module):
         parts = zip(self.keys, self.moments, strict=True)
         return {**observations, **{key: moments(observations[key]) for key, moments in parts}}
 
-    def take_in(self, observations: Observations) -> None:
+    def take_in(self, observations: Observations, ranks: Ranks = ALONE) -> None:
         """
         :param observations: as they came from the environment, finite, n ≥ 1 of them
+        :param ranks: who all take in observations of their own
         """
         parts = [observations] if isinstance(observations, Tensor) else [observations[key] for key in self.keys]
         for part, moments in zip(parts, self.moments, strict=True):
-            moments.take_in(part)  # type: ignore[operator]
+            moments.take_in(part, ranks)  # type: ignore[operator]
 
     def knows_anything(self) -> bool:
         """Whether any observation was taken in."""

@@ -34,13 +34,14 @@ def _whole_archive(path: PathOrFile, expected: str) -> Iterator[zipfile.ZipFile]
             file.seek(0)  # SB3 reads one that was given open once more
 
 
-def saved_settings(path: PathOrFile, algorithm: str, own: str) -> dict[str, Any]:
+def saved_settings(path: PathOrFile, algorithm: str, own: str, kind: str) -> dict[str, Any]:
     """
     The saved attributes as they stand in a model's zip file, without unpickling any.
 
     :param path: of the file, or an open binary file
     :param algorithm: name of the class whose file is expected
-    :param own: a setting that this algorithm alone has
+    :param own: a setting that this algorithm and its variants alone have
+    :param kind: which of the variants; files of earlier versions, and of sb3-contrib, do not say
     :raises ValueError: when the file is damaged, is no saved model, or is one of another algorithm
     """
     with _whole_archive(path, f"a zip file written by {algorithm}.save()") as archive:
@@ -50,10 +51,10 @@ def saved_settings(path: PathOrFile, algorithm: str, own: str) -> dict[str, Any]
             raise zipfile.BadZipFile(f"its data is no JSON: {error}") from error
         if not isinstance(settings, dict):
             raise zipfile.BadZipFile("its data is no dictionary")
-    if own not in settings:
-        raise ValueError(
-            f"{path} was saved by another algorithm than {algorithm}. Load it with the class that saved it."
-        )
+    saved_by = settings.get("saved_by", kind)
+    if own not in settings or saved_by != kind:
+        other = "another algorithm" if saved_by == kind else saved_by
+        raise ValueError(f"{path} was saved by {other}, not by {algorithm}. Load it with the class that saved it.")
     return settings
 
 

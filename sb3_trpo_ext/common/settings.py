@@ -25,6 +25,19 @@ class Rule(NamedTuple):
     remedy: str
 
 
+DISTRIBUTED = (
+    Rule("distributed", lambda value: value in ("auto", True, False), '"auto", True or False', '"auto" is usual.'),
+    Rule(
+        "checkpoint_folder",
+        lambda value: value is None or isinstance(value, str),
+        "None or a path as a string",
+        "All ranks have to see it.",
+    ),
+    Rule("checkpoint_every", lambda value: whole(1)(value), "a whole number >= 1", "It counts updates; 1 is usual."),
+)
+"""Of what all algorithms have for several processes."""
+
+
 def check(model: object, rules: tuple[Rule, ...]) -> None:
     """
     :param model: an algorithm, whose attributes are checked
@@ -50,6 +63,25 @@ def check_names(kind: type[Any], method: Callable[..., Any], given: Iterable[str
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(f"{kind.__name__}.{method.__name__}({name}=...) is no argument.{hint}")
+
+
+def check_policy_kwargs(algorithm: str, policy_class: type[Any], given: Iterable[str]) -> None:
+    """
+    :param algorithm: its name
+    :param policy_class: whose constructors' arguments are named, and passed on to the next
+    :param given: names of the arguments that were passed
+    :raises ValueError: when none of the constructors has one of them
+    """
+    constructors = [vars(kind)["__init__"] for kind in policy_class.__mro__ if "__init__" in vars(kind)]
+    parameters = [part for constructor in constructors for part in inspect.signature(constructor).parameters.values()]
+    known = {part.name for part in parameters if part.kind is part.POSITIONAL_OR_KEYWORD and part.name != "self"}
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(
+                f"{algorithm}(policy_kwargs=dict({name}=...)) is no argument of {policy_class.__name__}.{hint}"
+            )
 
 
 def whole(low: int, high: float = math.inf) -> Callable[[Any], bool]:

@@ -20,12 +20,14 @@ class Fisher:
     :param family: the distributions at the same states, whose metric is M
     :param cg_damping: λ ≥ 0
     :param scale: s > 0; below 1 for a KL that is averaged over action dimensions
+    :param size: n, where the products Jᵀc of the linearization are sums over more states than it has; None for its own
     """
 
     linearization: Linearization
     family: Family
     cg_damping: float
     scale: float = 1.0
+    size: int | None = None
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """
@@ -35,7 +37,7 @@ class Fisher:
         change = self.linearization.jvp(vector)  # v → J v
         cotangent = self.family.metric(change)  # J v → M J v
         product = self.linearization.vjp(cotangent)  # M J v → Jᵀ M J v
-        weight = self.scale / self.family.statistics[0].shape[0]
+        weight = self.scale / (self.size or self.family.statistics[0].shape[0])
         return product.mul_(weight).add_(vector, alpha=self.cg_damping)
 
 
@@ -47,10 +49,12 @@ class GaussNewton:
 
     :param linearization: w → V at n states
     :param cg_damping: λ ≥ 0
+    :param size: as :class:`Fisher`'s
     """
 
     linearization: Linearization
     cg_damping: float
+    size: int | None = None
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """
@@ -58,7 +62,7 @@ class GaussNewton:
         :return: (H + λI) v, shape (p,)
         """
         product = self.linearization.vjp(self.linearization.jvp(vector))
-        weight = 1 / self.linearization.value[0].shape[0]
+        weight = 1 / (self.size or self.linearization.value[0].shape[0])
         return product.mul_(weight).add_(vector, alpha=self.cg_damping)
 
 

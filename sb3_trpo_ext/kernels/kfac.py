@@ -6,6 +6,7 @@ for policies Wu et al. 2017, arXiv:1708.05144.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,10 +28,11 @@ class KroneckerPreconditioner:
     The block of a state-independent log std is exact: 2 s I.
 
     :param fisher: F + λI with λ > 0, of a chain of dense layers at n states, with or without a log std of its own
+    :param total: sums a matrix over the states of other processes too, where ``fisher.size`` counts them
     :raises ValueError: when it is of another network
     """
 
-    def __init__(self, fisher: Fisher):
+    def __init__(self, fisher: Fisher, total: Callable[[Tensor], Tensor] = lambda matrix: matrix):
         chain = _dense_chain(fisher.linearization)
         own_std = isinstance(fisher.linearization, GaussianLinearization)
         self._n_log_std = fisher.family.statistics[1].shape[1] if own_std else 0
@@ -38,7 +40,7 @@ class KroneckerPreconditioner:
         self._shapes = [layer.weight.shape for layer in chain.layers]
         factors: dict[int, tuple[Tensor, Tensor]] = {}
         for i, cotangent in chain.activations.cotangents(fisher.family.sample_score()[0]):
-            factors[i] = _damped_inverses(chain.activations.inputs[i], cotangent, fisher.cg_damping, fisher.scale)
+            factors[i] = _damped_inverses(chain.activations.inputs[i], cotangent, fisher, total)
         self._inverses = [factors[i] for i in range(len(factors))]
 
     def __matmul__(self, vector: Tensor) -> Tensor:
@@ -74,12 +76,14 @@ def _described(linearization: Linearization) -> str:
     return f"a chain of the layers {', '.join(type(layer).__name__ for layer in linearization.layers)}"
 
 
-def _damped_inverses(x: Tensor, cotangent: Tensor, cg_damping: float, scale: float) -> tuple[Tensor, Tensor]:
+def _damped_inverses(
+    x: Tensor, cotangent: Tensor, fisher: Fisher, total: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     """(A + π√λ I)⁻¹ and (G + √λ/π I)⁻¹ from a layer's inputs (n, in) and the cotangents at its outputs (n, out)."""
-    n = len(x)
-    a = torch.column_stack([x, x.new_ones(n)]).double()
+    n, cg_damping = fisher.size or len(x), fisher.cg_damping
+    a = torch.column_stack([x, x.new_ones(len(x))]).double()
     d = cotangent.double()
-    A, G = a.T @ a / n, scale * (d.T @ d) / n
+    A, G = total(a.T @ a) / n, fisher.scale * total(d.T @ d) / n
     pi = math.sqrt(float((A.trace() / len(A)) / (G.trace() / len(G)).clamp(min=torch.finfo(x.dtype).tiny)))
     identity_A, identity_G = (torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device) for matrix in (A, G))
     A_inverse = torch.linalg.inv(A + pi * math.sqrt(cg_damping) * identity_A)

@@ -129,6 +129,7 @@ class MaskableTRPO(TRPO):
     :param kwargs: all other arguments are TRPO's
     """
 
+    KIND = "MaskableTRPO"
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MaskableMlpPolicy,
         "CnnPolicy": MaskableCnnPolicy,
@@ -212,6 +213,13 @@ class MaskableTRPO(TRPO):
     def _collect(self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> bool:
         self._masks.begin()
         return super()._collect(env, callback, rollout_buffer)
+
+    def _kept_between_rollouts(self) -> dict[str, Any]:
+        return {**super()._kept_between_rollouts(), "masks_told": self._masks.told}
+
+    def _take_back(self, kept: dict[str, Any]) -> None:
+        super()._take_back(kept)
+        self._masks.told = kept["masks_told"]
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_masks", "_use_masking"]

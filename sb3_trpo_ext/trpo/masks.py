@@ -44,6 +44,10 @@ def as_rows(masks: Any, space: spaces.Space[Any], n: int) -> Masks:
     :return: shape (n, :func:`width`)
     :raises ValueError: when these are not n masks of 0 and 1
     """
+    if masks is None or any(mask is None for mask in masks):
+        raise ValueError(
+            f"Action masks must say of each choice whether it is allowed, got {masks!r}. Does {METHOD}() return them?"
+        )
     rows = _rectangle(masks)
     if rows is None:  # choices of different sizes
         states = masks if n > 1 or len(masks) == 1 else [masks]
@@ -111,13 +115,14 @@ class MaskSource:
     def __init__(self, action_space: spaces.Space[Any]):
         self._space = action_space
         self._read: Callable[[Any], Any] | None = None
-        self._told: list[Any] = []  # by the infos of each environment's present state; None where they say nothing
+        self.told: list[Any] = []
+        """By the infos of each environment's present state; None where they say nothing."""
         self._n_envs = 0
         self._rollout: list[Masks] = []
 
     def forget(self) -> None:
         """What infos told was of other episodes."""
-        self._told = []
+        self.told = []
 
     def look_at(self, env: VecEnv, required: bool) -> None:
         """
@@ -132,8 +137,8 @@ class MaskSource:
             self._read = lambda observations: observations[KEY]
         elif (method := reader(env)) is not None:
             self._read = lambda _: method()
-        elif all(mask is not None for mask in self._told):
-            self._read = lambda _: self._told
+        elif all(mask is not None for mask in self.told):
+            self._read = lambda _: self.told
         elif required:
             raise ValueError(
                 f"The environment offers no action masks. They may come from {OFFERS}. learn(use_masking=False) trains "
@@ -147,8 +152,8 @@ class MaskSource:
         :param env: as :meth:`look_at`
         """
         self._n_envs, self._read = env.num_envs, None
-        if len(self._told) != env.num_envs:
-            self._told = [info.get(KEY) for info in env.unwrapped.reset_infos]
+        if len(self.told) != env.num_envs:
+            self.told = [info.get(KEY) for info in env.unwrapped.reset_infos]
 
     @property
     def is_used(self) -> bool:
@@ -163,7 +168,7 @@ class MaskSource:
         :param dones: whether an episode ended, and a new one began
         :param env: that made the step
         """
-        if all(mask is None for mask in self._told):
+        if all(mask is None for mask in self.told):
             return
         firsts = env.unwrapped.reset_infos
         for i, (info, done) in enumerate(zip(infos, dones, strict=True)):
@@ -173,7 +178,7 @@ class MaskSource:
                     f'infos["{KEY}"] of environment {i} is missing, which had one after its first reset. It has to be '
                     "there after every reset and step."
                 )
-            self._told[i] = info[KEY]
+            self.told[i] = info[KEY]
 
     def begin(self) -> None:
         """Forget the last rollout."""

@@ -3,9 +3,11 @@
 from typing import Any, ClassVar, TypeVar
 
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
@@ -52,6 +54,7 @@ class RecurrentTRPO(MaskableTRPO):
     :param kwargs: all other arguments are TRPO's
     """
 
+    KIND = "RecurrentTRPO"
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpLstmPolicy": RecurrentMlpPolicy,
         "CnnLstmPolicy": RecurrentCnnPolicy,
@@ -63,6 +66,13 @@ class RecurrentTRPO(MaskableTRPO):
 
     def _check(self) -> None:
         super()._check()
+        kind: Any = self.policy_class
+        extractor = self.policy_kwargs.get("features_extractor_class", kind.EXTRACTOR)
+        if isinstance(self.observation_space, spaces.Dict) and extractor in (FlattenExtractor, NatureCNN):
+            raise ValueError(
+                f'RecurrentTRPO(policy=...) must be "MultiInputLstmPolicy" for Dict observations, got '
+                f"{self.policy_class.__name__}."
+            )
         if self.rollouts_per_update != 1:
             raise ValueError(
                 f"RecurrentTRPO(rollouts_per_update=...) must be 1, got {self.rollouts_per_update}: the states of "
@@ -82,6 +92,13 @@ class RecurrentTRPO(MaskableTRPO):
 
     def _behaviour(self, rollout_buffer: RolloutBuffer) -> ValuingBehaviour:
         return RememberingBehaviour(self, rollout_buffer)
+
+    def _kept_between_rollouts(self) -> dict[str, Any]:
+        return {**super()._kept_between_rollouts(), "memory": self._memory.now}
+
+    def _take_back(self, kept: dict[str, Any]) -> None:
+        super()._take_back(kept)
+        self._memory.now = kept["memory"]
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_memory"]

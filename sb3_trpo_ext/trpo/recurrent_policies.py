@@ -301,8 +301,9 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
         rows = None
         if isinstance(self.action_space, masks.MASKABLE):
             rows = masks.of_question(self, observation, n, action_masks, self.needs_masks)
-        starts = torch.zeros(n) if episode_start is None else torch.as_tensor(np.asarray(episode_start).reshape(n))
-        now = self.first_states(n).pi if state is None else tuple(torch.as_tensor(s, device=self.device) for s in state)
+        starts = torch.zeros(n) if episode_start is None else torch.as_tensor(_starts(episode_start, n))
+        first = self.first_states(n).pi
+        now = first if state is None else self._checked(state, first)
         with torch.no_grad():
             distribution, after = self.get_distribution(obs, now, starts, rows)
             chosen = distribution.get_actions(deterministic=deterministic)
@@ -314,6 +315,27 @@ class RecurrentMlpPolicy(MaskableMlpPolicy):
             else:
                 actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return actions if is_vectorized else actions.squeeze(axis=0), tuple(part.cpu().numpy() for part in after)
+
+    def _checked(self, state: tuple[np.ndarray[Any, Any], ...], first: States) -> States:
+        """A state that somebody gave, as tensors."""
+        given = tuple(np.shape(part) for part in state)
+        wanted = tuple(tuple(part.shape) for part in first)
+        if not isinstance(state, (tuple, list)) or given != wanted:
+            raise ValueError(
+                f"predict(state=...) must be None, or as the last call returned it: a tuple of {len(wanted)} array(s) "
+                f"of shape {wanted[0]} (layers, observations, size), got shapes {given}."
+            )
+        return tuple(torch.as_tensor(part, device=self.device) for part in state)
+
+
+def _starts(episode_start: Any, n: int) -> np.ndarray[Any, Any]:
+    """Whether episodes begin, as somebody gave it, for n observations."""
+    starts = np.asarray(episode_start)
+    if starts.size == n:
+        return starts.reshape(n)
+    if starts.ndim == 0:
+        return np.full(n, bool(starts))
+    raise ValueError(f"predict(episode_start=...) must have one value for each of {n} observations, got {starts.size}.")
 
 
 class RecurrentCnnPolicy(RecurrentMlpPolicy):

@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 
-from sb3_trpo_ext.common.settings import Rule, none_or, number, one_of, schedule, schedule_of, whole
+from sb3_trpo_ext.common.settings import DISTRIBUTED, Rule, none_or, number, one_of, schedule, schedule_of, whole
 from sb3_trpo_ext.kernels.vector import count
 from sb3_trpo_ext.trpo.policies import MlpPolicy
 from sb3_trpo_ext.trpo.reuse import Discounts
@@ -94,6 +94,7 @@ RULES = (
     Rule("critic_max_kl", number(0, open_low=True), "a number > 0", "0.1 is usual."),
     Rule("rollouts_per_update", whole(1), "a whole number >= 1", "1 learns from the newest rollout alone."),
     Rule("num_threads", none_or(whole(1, 1024)), "None or a whole number from 1 to 1024", "None chooses."),
+    *DISTRIBUTED,
     Rule("trust_region", one_of(*get_args(Region)), '"kl" or "euclidean"', '"kl" is TRPO.'),
 )
 
@@ -287,7 +288,7 @@ def ahead(model: "TRPO") -> float:
     SB3's progress ends with 0 and goes back to earlier calls. By it the only update of ``learn(n_steps)``, which many
     call in a loop, would always be the last one of a training.
     """
-    rollout = model.n_steps * model.n_envs
+    rollout = model._ranks.count(model.n_steps * model.n_envs)
     updates = math.ceil((model._total_timesteps - model._timesteps_before) / rollout)
     before = (model.num_timesteps - model._timesteps_before) / rollout - 1
     return min(max(1 - before / updates, 0.0), 1.0) if updates > 0 else 1.0

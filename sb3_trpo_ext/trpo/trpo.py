@@ -1,6 +1,7 @@
 """TRPO: the class that users construct, and what one iteration of it is."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from sb3_trpo_ext.common.bad_data import acting_on_finite_observations
 from sb3_trpo_ext.common.diagnostics import Logged, record
 from sb3_trpo_ext.common.inputs import Observations
 from sb3_trpo_ext.common.laps import Laps
+from sb3_trpo_ext.common.ranks import Distributed, number_of_this_rank, own_device
 from sb3_trpo_ext.common.settings import schedule
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.common.watch import set_noise_layers_only
@@ -148,13 +150,21 @@ class TRPO(Algorithm[Rollout]):
         compute values and log-probabilities in one batch at the end of the rollout, so that callbacks see them only in
         ``on_rollout_end``; False for autograd and SB3's loop. The same seed gives the same trajectory, and the same
         results to rounding.
+    :param distributed: train one policy in several processes (:mod:`sb3_trpo_ext.common.ranks`): "auto" where torchrun
+        has started them, or the script has called ``torch.distributed.init_process_group``; True to require it; False
+        never to
+    :param checkpoint_folder: write a checkpoint into it after each update, and begin ``learn`` with the newest that is
+        there; None for none
+    :param checkpoint_every: updates between two checkpoints
     :param _init_setup_model: build networks and buffers now
     :raises ValueError: for a value out of range, naming argument, value and remedy
     """
 
+    COUNTERS = (*Algorithm.COUNTERS, "_damping_factor", "_n_line_search_failures")
     _target_kl_falls = True  # with target_kl=None; False in files of versions where it did not
     RULES = settings.RULES
     OWN_SETTING = "cg_max_steps"
+    KIND = "TRPO"
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -205,6 +215,9 @@ class TRPO(Algorithm[Rollout]):
         rollouts_per_update: int = 1,
         num_threads: int | None = None,
         fast: bool = True,
+        distributed: Distributed = "auto",
+        checkpoint_folder: str | None = None,
+        checkpoint_every: int = 1,
         _init_setup_model: bool = True,
     ):
         chosen = settings.chosen_for_the_critics(
@@ -234,7 +247,7 @@ class TRPO(Algorithm[Rollout]):
             policy_kwargs=policy_kwargs,
             verbose=verbose,
             seed=seed,
-            device=device,
+            device=own_device(device, distributed),
             _init_setup_model=False,
         )
         self.use_sde = use_sde
@@ -263,6 +276,9 @@ class TRPO(Algorithm[Rollout]):
         self.rollouts_per_update = rollouts_per_update
         self.num_threads = num_threads
         self.fast = fast
+        self.distributed = distributed
+        self.checkpoint_folder = checkpoint_folder
+        self.checkpoint_every = checkpoint_every
         self._damping_factor = 1.0
         self._n_line_search_failures = 0
 
@@ -301,6 +317,12 @@ class TRPO(Algorithm[Rollout]):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "actor", "value_function", "_earlier"]
 
+    def _kept_between_rollouts(self) -> dict[str, Any]:
+        return {"earlier": self._earlier}
+
+    def _take_back(self, kept: dict[str, Any]) -> None:
+        self._earlier = kept["earlier"]
+
     def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
         if settings.critic_method(self) == "adam":  # the only one to have a learning rate
             super()._update_learning_rate(optimizers)
@@ -326,7 +348,7 @@ class TRPO(Algorithm[Rollout]):
 
     def _improve(self, rollout: Rollout) -> Iterable[Logged | Mapping[str, float]]:
         """One iteration of TRPO (Schulman et al. 2015, section 6) on the rollout just collected."""
-        batch = self._with_earlier_rollouts(rollout)
+        batch = replace(self._with_earlier_rollouts(rollout), ranks=self._ranks)
         samples = batch.every(self.sub_sampling_factor)
         if self.normalize_advantage:
             samples = samples.normalized()
@@ -398,7 +420,7 @@ class TRPO(Algorithm[Rollout]):
         progress_bar: bool = False,
     ) -> SelfTRPO:
         """As :meth:`sb3_trpo_ext.common.algorithm.Algorithm.learn`; ``verbose`` says first which ways it takes."""
-        if self.verbose >= 1:
+        if self.verbose >= 1 and number_of_this_rank(self.distributed) == 0:
             print(settings.described(self))
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 

@@ -1,11 +1,14 @@
 """The samples of an update as flat tensors, and every mean that an update takes of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from sb3_trpo_ext.common.inputs import Inputs, chosen
+from sb3_trpo_ext.common.ranks import ALONE, Ranks
 from sb3_trpo_ext.kernels.linearize import Linearization
 from sb3_trpo_ext.trust_region.actor import LinearizedPolicy
 
@@ -16,20 +19,21 @@ ROUNDING = 1e-6
 @dataclass(frozen=True)
 class Batch:
     """
-    N samples. Where they come from one rollout they are in the buffer's order: one environment after the other, each
-    in time order.
+    The samples of this process, n of N. Where they come from one rollout they are in the buffer's order: one
+    environment after the other, each in time order.
 
-    Everything that an update knows about all samples together goes through :attr:`size`, :meth:`mean`,
-    :meth:`deviation`, :meth:`largest` and :meth:`linearization`, so that samples which are spread over several
-    processes need no other update, only another batch.
+    Everything that an update knows about all N samples together goes through :attr:`size`, :meth:`mean`,
+    :meth:`deviation`, :meth:`largest` and :meth:`linearization`, so that an update is the same whether the samples are
+    spread over several processes or not.
 
-    :param inputs: what the policy is asked with in the N states
-    :param actions: as stored, shape (N, d)
-    :param advantages: shape (N,)
-    :param returns: targets of the critic, shape (N,)
-    :param values: predicted by the present critic, shape (N,)
-    :param behaviour_log_prob: log μ(a|s) of the behaviour policy μ, shape (N,); None when that is the present policy
-    :param linearized: the present policy in the N states, where that is computed already; thinning drops it
+    :param inputs: what the policy is asked with in the n states
+    :param actions: as stored, shape (n, d)
+    :param advantages: shape (n,)
+    :param returns: targets of the critic, shape (n,)
+    :param values: predicted by the present critic, shape (n,)
+    :param behaviour_log_prob: log μ(a|s) of the behaviour policy μ, shape (n,); None when that is the present policy
+    :param linearized: the present policy in the n states, where that is computed already; thinning drops it
+    :param ranks: the processes that the samples are spread over
     """
 
     inputs: Inputs
@@ -39,36 +43,37 @@ class Batch:
     values: Tensor
     behaviour_log_prob: Tensor | None = None
     linearized: LinearizedPolicy | None = None
+    ranks: Ranks = ALONE
 
-    @property
+    @cached_property
     def size(self) -> int:
         """N."""
-        return len(self.returns)
+        return self.ranks.count(len(self.returns))
 
     def mean(self, per_sample: Tensor) -> Tensor:
         """
         The mean over the samples.
 
-        :param per_sample: shape (N, …)
+        :param per_sample: of this process's, shape (n, …)
         :return: a scalar
         """
-        return per_sample.mean()
+        return self.ranks.mean(per_sample)
 
     def deviation(self, per_sample: Tensor) -> Tensor:
         """The standard deviation over the samples, with N − 1 in the denominator; arguments as :meth:`mean`."""
-        return per_sample.std()
+        return self.ranks.deviation(per_sample)
 
     def largest(self, per_sample: Tensor) -> Tensor:
         """The largest over the samples; arguments as :meth:`mean`."""
-        return per_sample.max()
+        return self.ranks.largest(per_sample)
 
     def linearization(self, local: Linearization) -> Linearization:
         """
-        One whose products Jᵀc are averaged over all samples, where they are spread over processes; here unchanged.
+        One whose products Jᵀc are sums over all N samples.
 
-        :param local: of a map at these samples' states
+        :param local: of a map at the n states of this process
         """
-        return local
+        return local if self.ranks is ALONE else SummedOverRanks(local, self.ranks)
 
     def every(self, k: int) -> "Batch":
         """The samples whose states are left when the states are thinned to every k-th, k ≥ 1."""
@@ -79,7 +84,7 @@ class Batch:
             chosen(part, rows) for part in (self.actions, self.advantages, self.returns, self.values)
         )
         log_prob = None if self.behaviour_log_prob is None else chosen(self.behaviour_log_prob, rows)
-        return Batch(self.inputs.rows(rows), actions, advantages, returns, values, log_prob)
+        return Batch(self.inputs.rows(rows), actions, advantages, returns, values, log_prob, ranks=self.ranks)
 
     def followed_by(self, other: "Batch") -> "Batch":
         """
@@ -114,3 +119,24 @@ class Batch:
         if deviation <= ROUNDING:
             return replace(self, advantages=torch.zeros_like(centred))
         return replace(self, advantages=centred / deviation)
+
+
+class SummedOverRanks:
+    """
+    A linearization at states that are spread over several processes.
+
+    :param local: at the states of this process
+    :param ranks: all of them
+    """
+
+    def __init__(self, local: Linearization, ranks: Ranks):
+        self.local, self.ranks = local, ranks
+        self.value = local.value
+
+    def jvp(self, tangent: Tensor) -> tuple[Tensor, ...]:
+        """J v at the states of this process: v is the same on all."""
+        return self.local.jvp(tangent)
+
+    def vjp(self, cotangent: Sequence[Tensor]) -> Tensor:
+        """Σ Jᵀ c over all states."""
+        return self.ranks.sum(self.local.vjp(cotangent))

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
@@ -10,11 +10,11 @@ from statistics import fmean
 from typing import Protocol
 
 import torch
-from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from sb3_trpo_ext.common.network import Network, PlainNetwork
+from sb3_trpo_ext.common.ranks import ALONE, Ranks
 from sb3_trpo_ext.kernels.chain import Activations
 from sb3_trpo_ext.kernels.conjugate_gradient import conjugate_gradient
 from sb3_trpo_ext.kernels.fisher import GaussNewton
@@ -67,7 +67,7 @@ def fit_by_gradient_descent(critic: ValueFunction, batch: Batch, batch_size: int
 
     :param critic: to train
     :param batch: all N samples of a rollout
-    :param batch_size: samples per gradient step
+    :param batch_size: samples per gradient step, of all ranks
     :param n_critic_updates: passes over the samples, each in a new order drawn from numpy's global generator
     """
     started = time.perf_counter()
@@ -78,8 +78,8 @@ def fit_by_gradient_descent(critic: ValueFunction, batch: Batch, batch_size: int
     error = squared_error(critic, batch)
     losses: list[float] = []
     steps = 0
-    for rows in (rows for _ in range(n_critic_updates) for rows in batch.inputs.minibatches(batch_size)):
-        losses.append(error.differentiate(rows))
+    for rows in minibatches(batch, batch_size, n_critic_updates):
+        losses.append(differentiate(error, rows, critic.parameters, batch.ranks))
         if not math.isfinite(losses[-1]):
             break
         optimizer.step()
@@ -180,8 +180,9 @@ def _gauss_newton_step(
     units = critic.units(sigma)
     linearization = InUnits(batch.linearization(local), units)
     errors = (returns - old) / sigma
-    g = linearization.vjp((errors / len(returns),))  # −∇ of half the error, in units of σ²
-    solution = conjugate_gradient(GaussNewton(linearization, DAMPING), g, cg_max_steps, cg_tolerance=TOLERANCE)
+    g = linearization.vjp((errors / batch.size,))  # −∇ of half the error, in units of σ²
+    curvature = GaussNewton(linearization, DAMPING, batch.size)
+    solution = conjugate_gradient(curvature, g, cg_max_steps, cg_tolerance=TOLERANCE)
     xHx = solution.quadratic_form(g)
     if not 0 < xHx < math.inf:
         return sigma**2, False
@@ -232,12 +233,67 @@ def _given(critic: ValueFunction, batch: Batch, started: float) -> CriticFit:
     return _fit(batch, [float(batch.mean(errors.square()))], 0, True, started)
 
 
-def _fit(batch: Batch, losses: list[float], steps: int, finite: bool, started: float) -> CriticFit:
+def explained_variance(batch: Batch) -> float:
+    """1 − Var(R − V) / Var(R), with the values that the batch holds; NaN where all returns are equal."""
+
+    def variance(per_sample: Tensor) -> float:
+        return float(batch.mean((per_sample - batch.mean(per_sample)).square()))
+
     # In float64, where every square of a float32 exists.
-    values, returns = (part.cpu().double().numpy() for part in (batch.values, batch.returns))
-    explained = float(explained_variance(values, returns))
+    values, returns = (part.cpu().double() for part in (batch.values, batch.returns))
+    spread = variance(returns)
+    return 1 - variance(returns - values) / spread if spread else math.nan
+
+
+def _fit(batch: Batch, losses: list[float], steps: int, finite: bool, started: float) -> CriticFit:
+    explained = explained_variance(batch)
     finite = finite and all(math.isfinite(loss) for loss in losses)
     return CriticFit(fmean(losses), steps, explained, finite, time.perf_counter() - started)
+
+
+def minibatches(batch: Batch, batch_size: int, passes: int) -> Iterator[Tensor]:
+    """
+    Rows of this rank's samples, as many times on every rank, so that all have their share of each gradient step.
+
+    :param batch: the samples of all ranks
+    :param batch_size: samples of all ranks in a minibatch, more or less
+    :param passes: over the samples
+    :return: rows at a time; none where the other ranks have more minibatches than this one
+    """
+    ranks, own = batch.ranks, len(batch.returns)
+    if ranks is ALONE:
+        yield from (rows for _ in range(passes) for rows in batch.inputs.minibatches(batch_size))
+        return
+    share = max(1, math.ceil(batch_size * own / batch.size))
+    for _ in range(passes):
+        rows_of_each = list(batch.inputs.minibatches(share))
+        most = max(ranks.gather(len(rows_of_each)))
+        yield from rows_of_each
+        yield from [torch.zeros(0, dtype=torch.int64, device=batch.returns.device)] * (most - len(rows_of_each))
+
+
+def differentiate(error: "SquaredError", rows: Tensor, parameters: Sequence[Tensor], ranks: Ranks) -> float:
+    """
+    Write the gradient of the error on a minibatch into the parameters' ``grad``, of all ranks' parts of it.
+
+    :param error: on the samples of this rank
+    :param rows: of its part, shape (n,)
+    :param parameters: of the critic
+    :param ranks: all of them
+    :return: the error
+    """
+    if ranks is ALONE:
+        return error.differentiate(rows)
+    loss = error.differentiate(rows) if len(rows) else 0.0
+    if not len(rows):
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
+    gradients = [torch.zeros_like(part) if part.grad is None else part.grad for part in parameters]
+    own = torch.cat([flatten(gradients), gradients[0].new_tensor([loss, 1.0])])
+    total = ranks.sum(own * len(rows))
+    for parameter, part in zip(parameters, unflatten(total[:-2] / total[-1], parameters), strict=True):
+        parameter.grad = part if parameter.grad is None else parameter.grad.copy_(part)
+    return float(total[-2] / total[-1])
 
 
 class SquaredError(Protocol):

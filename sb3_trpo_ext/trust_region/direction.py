@@ -1,7 +1,7 @@
 """Which way an update goes, and how far along it: what ``trust_region_step`` is told to do, as objects."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from sb3_trpo_ext.kernels.conjugate_gradient import CGResult, Operator, conjugat
 from sb3_trpo_ext.kernels.fisher import Fisher
 from sb3_trpo_ext.kernels.kfac import KroneckerPreconditioner
 from sb3_trpo_ext.kernels.line_search import LineSearchResult, TrialT, backtrack, full_step
+from sb3_trpo_ext.trust_region.batch import SummedOverRanks
 
 
 class Direction(Protocol):
@@ -54,7 +55,11 @@ class KfacNaturalGradient:
 
     def __call__(self, F: Operator, g: Tensor) -> CGResult:
         assert isinstance(F, Fisher)  # trpo/settings.py takes this direction with a KL region only
-        return conjugate_gradient(F, g, self.cg_max_steps, self.cg_tolerance, KroneckerPreconditioner(F))
+        if isinstance(over_ranks := F.linearization, SummedOverRanks):
+            preconditioner = KroneckerPreconditioner(replace(F, linearization=over_ranks.local), over_ranks.ranks.sum)
+        else:
+            preconditioner = KroneckerPreconditioner(F)
+        return conjugate_gradient(F, g, self.cg_max_steps, self.cg_tolerance, preconditioner)
 
 
 class Search(Protocol):

@@ -78,7 +78,7 @@ class KLRegion(TrustRegion):
             batch = batch.every(self.curvature_sampling_factor)
             old = actor.linearize(batch.inputs)
         linearization = batch.linearization(old.linearization)
-        return Fisher(linearization, old.family, self.cg_damping, self.kl_reduction(old.family))
+        return Fisher(linearization, old.family, self.cg_damping, self.kl_reduction(old.family), batch.size)
 
     def distance(self, batch: Batch, old: Family, new: Family, fraction: float) -> float:
         return self.kl_reduction(old) * float(batch.mean(old.kl(new)))

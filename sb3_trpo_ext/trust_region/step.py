@@ -64,8 +64,9 @@ class Surrogate:
     def gradient(self) -> tuple[Tensor, ...]:
         """∂L/∂φ at π_old, shaped like the family's statistics."""
         leaves = [tensor.detach().requires_grad_() for tensor in self.old.statistics]
-        # Of the mean over the samples of this process; `batch.linearization` averages over several, if there are.
-        objective = self._mean_of(self.old.with_statistics(leaves), torch.mean)
+        # The part of the mean that the samples of this process make up; `batch.linearization` adds the others'.
+        n = self.batch.size
+        objective = self._mean_of(self.old.with_statistics(leaves), lambda per_sample: per_sample.sum() / n)
         return torch.autograd.grad(objective, leaves, materialize_grads=True)
 
     def effective_sample_share(self) -> float:
@@ -153,9 +154,11 @@ class Candidate(Trial):
     A trial that remembers its policy.
 
     :param family: π in the states of the samples
+    :param is_too_wide: whether its noise has grown beyond all use
     """
 
     family: Family
+    is_too_wide: bool = False
 
 
 class End(NamedTuple):
@@ -203,7 +206,7 @@ def longest_step(region: TrustRegion, start: Start, solution: CGResult) -> FullS
 
 def line_search(actor: Actor, start: Start, step: FullStep, region: TrustRegion, search: Search) -> End:
     """θ moved along the full step as far as the search goes; θ_old where nothing is found."""
-    old = start.linearized.family
+    old, batch = start.linearized.family, start.surrogate.batch
     nothing = LineSearchResult[Candidate](False, 0.0, None, 0)
     if step.status is not StepStatus.ACCEPTED:
         return End(step.status, old, nothing)
@@ -212,12 +215,15 @@ def line_search(actor: Actor, start: Start, step: FullStep, region: TrustRegion,
     def evaluate(fraction: float) -> Candidate:
         assign(actor.parameters, start.theta + fraction * step.vector)
         try:
-            new = actor.family(start.surrogate.batch.inputs)
-        except ValueError:  # torch's distributions refuse parameters that are not finite: the trial has failed
+            new = actor.family(batch.inputs)
+        except ValueError:  # torch's distributions refuse parameters that are not finite
+            new = None
+        if batch.ranks.any(new is None):  # the trial has failed
             return Candidate(nan, nan, old)
-        if is_too_wide(new, old):
-            return Candidate(nan, nan, new)
-        distance = region.distance(start.surrogate.batch, old, new, fraction)
+        assert new is not None
+        if batch.ranks.any(is_too_wide(new, old)):
+            return Candidate(nan, nan, new, is_too_wide=True)
+        distance = region.distance(batch, old, new, fraction)
         return Candidate(float(start.surrogate(new)), distance, new)
 
     with put_back_on_error(actor.parameters, start.theta):
@@ -225,7 +231,7 @@ def line_search(actor: Actor, start: Start, step: FullStep, region: TrustRegion,
         if not result.accepted:
             assign(actor.parameters, start.theta)
     if not result.accepted or result.trial is None:
-        is_wide = result.trial is not None and is_too_wide(result.trial.family, old)
+        is_wide = result.trial is not None and result.trial.is_too_wide
         return End(StepStatus.NOISE_LIMIT if is_wide else StepStatus.LINE_SEARCH_FAILED, old, result)
     return End(StepStatus.ACCEPTED, result.trial.family, result)
 

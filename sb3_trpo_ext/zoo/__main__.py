@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from sb3_trpo_ext.zoo.ranks import prepare
 from sb3_trpo_ext.zoo.registration import ALGORITHMS, register
 
 #: Packages that RL Zoo's commands import and the ``zoo`` extra installs; RL Zoo alone does not bring them all.
@@ -95,7 +96,7 @@ def _run(arguments: list[str]) -> None:
     register()
     if command == "push_to_hub":
         _mend_push_to_hub()
-    sys.argv = [sys.argv[0], *own]
+    sys.argv = [sys.argv[0], *(prepare(own) if command == "train" else own)]
     # The package of the plots imports them all, which Python warns of when one of them is then run.
     warnings.filterwarnings("ignore", "'rl_zoo3", RuntimeWarning, "runpy")
     subprocess.call = _started_as_we_were(subprocess.call, known)

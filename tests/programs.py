@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+import torch.distributed as dist
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
@@ -25,10 +26,10 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_trpo_ext import ACER, TRPO, MaskableTRPO, RecurrentTRPO
-from sb3_trpo_ext.common import checkpoint
+from sb3_trpo_ext.common import algorithm, checkpoint
 from sb3_trpo_ext.common.bad_data import GoodStatistics, running_statistics
 from sb3_trpo_ext.common.normalization import RunningMoments
-from sb3_trpo_ext.common.ranks import Ranks, join
+from sb3_trpo_ext.common.ranks import ProcessGroup, Ranks, join
 from sb3_trpo_ext.kernels.vector import flatten
 from sb3_trpo_ext.trust_region.batch import Batch
 from sb3_trpo_ext.trust_region.critic_fit import fit_by_gradient_descent, fit_in_trust_region
@@ -281,6 +282,16 @@ def trainings(folder: Path) -> dict[str, Any]:
     }
 
 
+def in_a_group_of_one(device: str, backend: str) -> list[torch.Tensor]:
+    """A small training in a process group of one rank, which sends everything through it all the same."""
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    group = ProcessGroup()
+    algorithm.join = lambda *_: group  # type: ignore[assignment]
+    model = model_of("box", 2, device=device, cg_max_steps=5).learn(16 * 2)
+    assert group.traffic.messages > 20
+    return [parameter.detach().cpu() for parameter in model.policy.parameters()]
+
+
 # ------------------------------------------------------------------------------------ what goes wrong
 class WriteOnce(BaseCallback):
     """Changes a parameter, as no callback of one rank alone may."""
@@ -406,6 +417,8 @@ class Returns(BaseCallback):
 PROGRAMS: dict[str, Any] = {
     "together": together,
     "trainings": trainings,
+    "group of one, cpu": lambda folder: in_a_group_of_one("cpu", "gloo"),
+    "group of one, cuda": lambda folder: in_a_group_of_one("cuda", "cpu:gloo,cuda:nccl"),
     "different": different,
     "unlike": unlike,
     "killed in rollout": lambda folder: killed("rollout", folder),

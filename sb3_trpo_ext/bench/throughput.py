@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -139,6 +140,14 @@ class Clocked:
         self.seconds_per_sample.append(updates / taken)
         self.seconds_per_gradient_step.append(updates / (self._gradient_steps() - gradient_steps))
 
+    def figures(self) -> dict[str, list[float]]:
+        """Turn by turn, ready for JSON."""
+        return {
+            "steps_per_second": self.steps_per_second,
+            "seconds_per_gradient_step": self.seconds_per_gradient_step,
+            "seconds_per_sample": self.seconds_per_sample,
+        }
+
     def _gradient_steps(self) -> int:
         return self.model._n_updates + (self.model._n_replays if isinstance(self.model, ACER) else 0)
 
@@ -151,6 +160,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--envs", nargs="+", metavar="ENV", default=None, help="(default: the comparison's own)")
     parser.add_argument("--steps", type=number, default=3000, help="of each turn (default 3000)")
     parser.add_argument("--repeats", type=number, default=5, help="turns that count; one more warms up (default 5)")
+    parser.add_argument("--out", type=Path, default=None, help="file for the figures of all turns, as JSON")
 
 
 def run(options: argparse.Namespace, arguments: list[str]) -> None:
@@ -166,8 +176,13 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
     torch.set_num_threads(1)
     try:
         comparison = COMPARISONS[options.of]
+        document: dict[str, Any] = {"origin": origin, "turns": {}}
         for environment in options.envs or [comparison.environment]:
-            show(environment, measure(comparison, environment, options.steps, options.repeats))
+            clocked = measure(comparison, environment, options.steps, options.repeats)
+            show(environment, clocked)
+            document["turns"][environment] = {name: one.figures() for name, one in clocked.items()}
+        if options.out:
+            options.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
     except gym.error.Error as error:
         sys.exit(f"--envs {environment}: {error}")
     finally:

@@ -67,8 +67,8 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
     """Which values each argument of the constructor may have."""
     OWN_SETTING: ClassVar[str]
     """One that this algorithm and its variants alone have, by which their files are known."""
-    KIND: ClassVar[str]
-    """Which of the variants."""
+    KIND: ClassVar[str] = ""
+    """Which of the variants, if there are several."""
     COUNTERS: ClassVar[tuple[str, ...]] = ("num_timesteps", "_timesteps_before", "_n_updates", "_n_skipped_updates")
     """What is the same on all ranks, besides networks and settings."""
     distributed: Distributed = "auto"

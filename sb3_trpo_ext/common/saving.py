@@ -34,14 +34,15 @@ def _whole_archive(path: PathOrFile, expected: str) -> Iterator[zipfile.ZipFile]
             file.seek(0)  # SB3 reads one that was given open once more
 
 
-def saved_settings(path: PathOrFile, algorithm: str, own: str, kind: str) -> dict[str, Any]:
+def saved_settings(path: PathOrFile, algorithm: str, own: str, kind: str | None = None) -> dict[str, Any]:
     """
     The saved attributes as they stand in a model's zip file, without unpickling any.
 
     :param path: of the file, or an open binary file
     :param algorithm: name of the class whose file is expected
     :param own: a setting that this algorithm and its variants alone have
-    :param kind: which of the variants; files of earlier versions, and of sb3-contrib, do not say
+    :param kind: which of the variants; files of earlier versions, and of sb3-contrib, do not say; None to
+        take any
     :raises ValueError: when the file is damaged, is no saved model, or is one of another algorithm
     """
     with _whole_archive(path, f"a zip file written by {algorithm}.save()") as archive:
@@ -52,9 +53,9 @@ def saved_settings(path: PathOrFile, algorithm: str, own: str, kind: str) -> dic
         if not isinstance(settings, dict):
             raise zipfile.BadZipFile("its data is no dictionary")
     saved_by = settings.get("saved_by", kind)
-    if own not in settings or saved_by != kind:
-        other = "another algorithm" if saved_by == kind else saved_by
-        raise ValueError(f"{path} was saved by {other}, not by {algorithm}. Load it with the class that saved it.")
+    if own not in settings or (kind is not None and saved_by != kind):
+        other = f"another algorithm than {algorithm}" if own not in settings else f"{saved_by}, not by {algorithm}"
+        raise ValueError(f"{path} was saved by {other}. Load it with the class that saved it.")
     return settings
 
 

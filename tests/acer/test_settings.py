@@ -34,6 +34,9 @@ WRONG = {
     "learn_std": ["yes"],
     "stats_window_size": [0],
     "num_threads": [0, 1.5],
+    "distributed": ["yes", 2, None],
+    "checkpoint_folder": [3, True],
+    "checkpoint_every": [0, -1, 1.5, True],
 }
 
 

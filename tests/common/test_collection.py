@@ -13,6 +13,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_trpo_ext.common.collection import step_through
+from sb3_trpo_ext.common.ranks import ALONE
 from sb3_trpo_ext.common.sampler import PolicySampler
 from tests.cases import SMALL
 
@@ -62,6 +63,7 @@ def ready(space_env):
         environment = DummyVecEnv([lambda n=n: Monitor(space_env(observations, actions, n)) for n in lengths])
         settings = {"policy_kwargs": dict(SMALL[policy])} | settings
         model = A2C(policy, environment, n_steps=STEPS, seed=0, device="cpu", **settings)
+        model._ranks = ALONE
         model._follow_policy = lambda: None  # SB3's own asks its policy afresh at every step
         _, callback = model._setup_learn(STEPS * ENVS, Watcher(last))
         return model, callback

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests import programs
+from tests.cases import each_device
 from tests.processes import launch
 
 TRAINED = tuple(programs.MODELS)
@@ -67,3 +68,12 @@ def test_waiting_times_are_logged(two):
     log = two[0]["bad"]["log"]
     assert {"ranks/rank_0_wait_seconds", "ranks/rank_1_wait_seconds"} <= log.keys()
     assert min(log["ranks/rank_0_wait_seconds"], log["ranks/rank_1_wait_seconds"]) == 0.0
+
+
+@each_device
+def test_a_group_of_one_rank_trains_as_a_process_by_itself(device, tmp_path):
+    answers = launch(f"group of one, {device}", 1, tmp_path)
+    assert answers.of_ranks[0] is not None, answers.errors[0]
+    alone = programs.model_of("box", 2, device=device, distributed=False, cg_max_steps=5).learn(16 * 2)
+    for got, parameter in zip(answers.of_ranks[0], alone.policy.parameters(), strict=True):
+        assert torch.allclose(got, parameter.detach().cpu(), rtol=1e-4, atol=1e-5)

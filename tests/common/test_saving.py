@@ -89,7 +89,7 @@ def saved(make_env, tiny, tmp_path):
 def test_settings_are_read_as_they_were_saved(saved):
     _, path = saved
     for source in (path, str(path).removesuffix(".zip")):
-        settings = saved_settings(source, "TRPO", own="cg_max_steps")
+        settings = saved_settings(source, "TRPO", own="cg_max_steps", kind="TRPO")
         assert (settings["gamma"], settings["kl_reduction"], settings["n_steps"]) == (0.9, "sum", 16)
 
 

@@ -63,6 +63,9 @@ WRONG = {
     "critic_max_kl": [0, -0.1, NAN],
     "critic_gae_lambda": [-0.1, 1.1, "0.95"],
     "num_threads": [0, -1, 1.5, True, 10**6],
+    "distributed": ["yes", 2, None],
+    "checkpoint_folder": [3, True],
+    "checkpoint_every": [0, -1, 1.5, True],
 }
 
 

@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", nargs="+", type=number, default=[1, 2], help="processes (default 1 2)")
     parser.add_argument("--iterations", type=number, default=8, help="that count in each turn (default 8)")
     parser.add_argument("--repeats", type=number, default=5, help="turns (default 5)")
-    parser.add_argument("--seeds", type=number, default=5, help="of the comparison of returns; 0 leaves it out (5)")
+    parser.add_argument("--seeds", type=int, default=5, help="of the comparison of returns; 0 leaves it out (5)")
     parser.add_argument("--latency", type=float, default=50e-6, help="of the model, in seconds (default 50e-6)")
     parser.add_argument("--bandwidth", type=float, default=1.25e9, help="of the model, in bytes per second (1.25e9)")
     parser.add_argument("--out", type=Path, default=None, help="file for all figures, as JSON")

@@ -37,10 +37,13 @@ def test_an_unfinished_checkpoint_is_not_taken(run):
 
 
 def test_ranks_that_differ_are_told_apart(run):
-    for answer in run("different").of_ranks:
-        assert answer.startswith(
-            "Rank 1 and rank 0 no longer have the same policy: they differ in policy.action_net.bias."
-        )
+    text = "Rank 1 and rank 0 no longer have the same policy: they differ in policy.action_net.bias."
+    answers = run("different").of_ranks
+    said = [answer.startswith(text) for answer in answers]
+    # Whoever sees it first may have stopped the other before that has said it too.
+    assert any(said) and all(
+        one or "has ended in the midst" in answer for one, answer in zip(said, answers, strict=True)
+    )
 
 
 def test_ranks_with_other_networks_are_refused(run):

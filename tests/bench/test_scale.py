@@ -1,6 +1,7 @@
 """``scale``: its tables, and its model of many ranks by hand."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,23 @@ def test_parts_are_those_of_one_process():
     assert parts.rollout == 0.2
     assert parts.update == pytest.approx(0.1)
     assert (parts.messages, parts.bytes) == (100.0, 1e6)
+
+
+def test_the_page_shows_what_is_stored():
+    """docs/guide/distributed.md has the tables of benchmarks/speed/scale.json, as the command prints them."""
+    checkout = Path(__file__).parents[2]
+    page = (checkout / "docs/guide/distributed.md").read_text(encoding="utf-8")
+    document = json.loads((checkout / "benchmarks/speed/scale.json").read_text(encoding="utf-8"))
+    network = scale.Network(latency=50e-6, bandwidth=1.25e9)
+
+    def read(ones):
+        return {int(n): [Measured(**one) for one in turns] for n, turns in ones.items()}
+
+    for environment, turns in document["speed"].items():
+        assert scale.speed_table(environment, read(turns)).strip() in page
+    parts = scale.Parts(**document["model"]["HalfCheetah-v5"])
+    assert scale.model_table(parts, network).strip() in page
+    assert scale.returns_table(read(document["returns"])).strip() in page
 
 
 @pytest.mark.slow

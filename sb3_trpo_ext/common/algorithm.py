@@ -10,7 +10,6 @@ import torch
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
@@ -69,14 +68,21 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
     """One that this algorithm and its variants alone have, by which their files are known."""
     KIND: ClassVar[str] = ""
     """Which of the variants, if there are several."""
-    COUNTERS: ClassVar[tuple[str, ...]] = ("num_timesteps", "_timesteps_before", "_n_updates", "_n_skipped_updates")
+    COUNTERS: ClassVar[tuple[str, ...]] = (
+        *("num_timesteps", "_timesteps_before", "_calls"),
+        *("_n_updates", "_n_skipped_updates"),
+    )
     """What is the same on all ranks, besides networks and settings."""
     distributed: Distributed = "auto"
     checkpoint_folder: str | None = None
     checkpoint_every: int = 1
     _ranks: Ranks = ALONE
+    _calls = 0
+    """Of ``learn``."""
+    _interrupted_call = 0
+    """The one of this script in which the checkpoint was written that it began with."""
     _goes_on = False
-    """Whether the next call of ``learn`` is the one that a checkpoint was written in."""
+    """Whether the next call is the one in which the checkpoint was written."""
     _to_restore: dict[str, Any] | None = None
     """Random states and pending log of a checkpoint, for when the next rollout begins."""
     _n_skipped_updates: int = 0
@@ -242,28 +248,36 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
             )
         check_not_normalized_twice(self.policy, self.env)
         self._ranks = join(self.distributed, self.device)
-        if self.checkpoint_folder is not None and self.num_timesteps == 0:
-            self.resume_from(self.checkpoint_folder)
-        goes_on = self._goes_on and reset_num_timesteps
-        self._goes_on = False
-        if goes_on:
-            total_timesteps = max(0, self._timesteps_before + total_timesteps - self.num_timesteps)
-            reset_num_timesteps = False
+        left = self._left_of_this_call(total_timesteps, reset_num_timesteps)
+        if left is not None:
+            total_timesteps, reset_num_timesteps = left, False
         if reset_num_timesteps or self._last_obs is None:
             self._start_anew()
         self._keep_what_was_learnt_elsewhere()
         self._first_parameters = None
-        shown = self.verbose, self.tensorboard_log
-        if self._ranks.rank > 0:
-            self.verbose, self.tensorboard_log = 0, None
-        begun = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        self.verbose, self.tensorboard_log = shown
-        if self._ranks.rank > 0:
-            self._logger = Logger(None, [])
-        if not goes_on:
+        with data_parallel.silent_unless_first(self):
+            begun = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if left is None:
             self._timesteps_before = self.num_timesteps
         data_parallel.follow_first_rank(self)
         return begun
+
+    def _left_of_this_call(self, total_timesteps: int, reset_num_timesteps: bool) -> int | None:
+        """
+        How many steps are left of a call of ``learn`` that an earlier process began; None of a new one.
+
+        With ``checkpoint_folder`` the same script runs again: its calls are counted, and those before the one in which
+        the checkpoint was written are over. After ``resume_from`` it is the next call, unless that goes on counting.
+        """
+        folder = self.checkpoint_folder
+        if folder is not None and self._calls == self.num_timesteps == 0 and self.resume_from(folder):
+            self._calls, self._interrupted_call, self._goes_on = 0, self._calls, False
+        self._calls += 1
+        goes_on = self._calls == self._interrupted_call or (self._goes_on and reset_num_timesteps)
+        self._goes_on = False
+        if self._calls < self._interrupted_call:
+            return 0
+        return max(0, self._timesteps_before + total_timesteps - self.num_timesteps) if goes_on else None
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         if self._ranks.rank == 0:
@@ -282,6 +296,8 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
             "_has_layers_with_a_state",
             "_first_parameters",
             "_ranks",
+            "_calls",
+            "_interrupted_call",
             "_goes_on",
             "_to_restore",
             "_finished",

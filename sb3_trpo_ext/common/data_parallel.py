@@ -1,5 +1,7 @@
 """What an algorithm does together with the other ranks besides its update: begin alike, count alike, stop alike."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stable_baselines3.common.callbacks import (
@@ -10,6 +12,7 @@ from stable_baselines3.common.callbacks import (
     EventCallback,
     ProgressBarCallback,
 )
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.save_util import recursive_getattr
 from torch import Tensor, nn
 
@@ -41,6 +44,18 @@ class Told(NamedTuple):
     seconds: float
     episodes: list[dict[str, Any]]
     successes: list[bool]
+
+
+@contextmanager
+def silent_unless_first(model: "Algorithm[Any]") -> Iterator[None]:
+    """Around what makes the logger: rank 0 alone prints and writes."""
+    shown = model.verbose, model.tensorboard_log
+    if model._ranks.rank > 0:
+        model.verbose, model.tensorboard_log = 0, None
+    yield
+    model.verbose, model.tensorboard_log = shown
+    if model._ranks.rank > 0:
+        model._logger = Logger(None, [])
 
 
 def follow_first_rank(model: "Algorithm[Any]") -> None:

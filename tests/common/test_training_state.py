@@ -121,6 +121,38 @@ def test_between_two_calls_of_learn(tmp_path, bits):
     assert outcome(other, bits) == expected
 
 
+@pytest.mark.parametrize("cut", [3, 7])
+def test_a_script_of_two_calls_is_run_again(cut, tmp_path, bits):
+    def script(model, callback=None):
+        for reset in (True, False):
+            model.learn(N_STEPS * 2 * 5, reset_num_timesteps=reset, callback=callback, log_interval=1000)
+        return outcome(model, bits)
+
+    expected = script(model_of("box"))
+    folder = str(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        script(model_of("box", checkpoint_folder=folder), AtSteps(cut * N_STEPS * 2 + 10))
+    assert newest(tmp_path).name == f"checkpoint-{cut * N_STEPS * 2:012d}"
+    assert script(model_of("box", checkpoint_folder=folder)) == expected
+    # And once more, when all is done.
+    again = model_of("box", checkpoint_folder=folder)
+    script(again)
+    assert again.num_timesteps == N_STEPS * 2 * 10
+
+
+class AtSteps(BaseCallback):
+    """Interrupts at a number of steps."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
+    def _on_step(self):
+        if self.num_timesteps == self.steps:
+            raise KeyboardInterrupt
+        return True
+
+
 def test_a_finished_training_is_not_trained_again(tmp_path, bits):
     folder = str(tmp_path)
     whole = model_of("box", checkpoint_folder=folder).learn(N_STEPS * 2 * 3)

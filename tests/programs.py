@@ -156,6 +156,7 @@ MODELS: dict[str, tuple[Any, str, Any, Any, dict[str, Any]]] = {
     "adam": (TRPO, "MlpPolicy", VECTOR, BOX, {"critic": "adam", "batch_size": 16}),
     "kfac": (TRPO, "MlpPolicy", VECTOR, BOX, {"cg_preconditioner": "kfac"}),
     "earlier rollouts": (TRPO, "MlpPolicy", VECTOR, BOX, {"rollouts_per_update": 2}),
+    "thinned": (TRPO, "MlpPolicy", VECTOR, BOX, {"sub_sampling_factor": 2, "curvature_sampling_factor": 2}),
     "discrete": (TRPO, "MlpPolicy", VECTOR, DISCRETE, {}),
     "VecNormalize": (TRPO, "MlpPolicy", VECTOR, BOX, {}),
     "by SB3's loop": (TRPO, "MlpPolicy", VECTOR, BOX, {"fast": False}),
@@ -323,6 +324,27 @@ def unlike(folder: Path) -> str:
     return "nothing"
 
 
+def other_settings(folder: Path) -> str:
+    """Rank 1 was told to do more."""
+    try:
+        model_of("box", 1, n_critic_steps=3 + ranks().rank).learn(1000)
+    except (RuntimeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def again_after_an_error(folder: Path) -> list[Any]:
+    """The same mistake on all ranks, twice, and then a training."""
+    model, seen = model_of("box", 1), []
+    for target_kl in (-1.0, -1.0, 0.1):
+        model.target_kl = target_kl
+        try:
+            seen.append(model.learn(16 * ranks().world_size * 2)._n_updates)
+        except (RuntimeError, ValueError) as error:
+            seen.append(type(error).__name__)
+    return seen
+
+
 def die() -> None:
     """As when the system runs out of memory."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -421,6 +443,8 @@ PROGRAMS: dict[str, Any] = {
     "group of one, cuda": lambda folder: in_a_group_of_one("cuda", "cpu:gloo,cuda:nccl"),
     "different": different,
     "unlike": unlike,
+    "other settings": other_settings,
+    "again after an error": again_after_an_error,
     "killed in rollout": lambda folder: killed("rollout", folder),
     "killed in update": lambda folder: killed("update", folder),
     "killed in saving": lambda folder: killed("saving", folder),

@@ -217,9 +217,10 @@ class SequenceReplayBuffer:
         """
         Replace what is stored by what :meth:`save` wrote. If that is more than fits, the latest is kept.
 
-        The number of environments may differ, because a sequence does not depend on it. The file's sequences are then
-        dealt out anew, from the oldest to the latest and those of one time in the order of their environments. If
-        their number is no multiple of that of the environments, the oldest are stored twice to make it one.
+        A full buffer of the same size and number of environments is as it was. The number of environments may differ,
+        because a sequence does not depend on it. The file's sequences are then dealt out anew, from the oldest to the
+        latest and those of one time in the order of their environments. If their number is no multiple of that of the
+        environments, the oldest are stored twice to make it one.
 
         :param path: of the file, or an open binary file
         :raises ValueError: when the file is no such archive, was written for other spaces or ``n_steps``, or holds what
@@ -236,7 +237,7 @@ class SequenceReplayBuffer:
             array[: len(dealt)] = saved[name].reshape(-1, *saved[name].shape[2:])[dealt]
         self._timeouts[: len(dealt)] = self._dealt_timeouts(saved, dealt)
         self.n_stored = len(dealt)
-        self.position = self.n_stored % self.capacity
+        self.position = (int(saved["position"]) if self._fits_as_it_lies(saved) else self.n_stored) % self.capacity
 
     def _check_fits(self, saved: dict[str, Array], path: Any) -> None:
         """Refuse what was saved for other spaces or sequences."""
@@ -253,9 +254,15 @@ class SequenceReplayBuffer:
                     f"stores {array.shape[2:]}, {array.dtype}. Use the n_steps and the spaces that it was saved with."
                 )
 
+    def _fits_as_it_lies(self, saved: dict[str, Array]) -> bool:
+        """Whether each sequence can have the slot that it had, so that the same ones are drawn and replaced next."""
+        return saved["rewards"].shape[:2] == (self.capacity, self.n_envs)
+
     def _dealt(self, saved: dict[str, Array]) -> Array:
         """Which of a file's sequences, numbered through, goes where: shape (slots, B)."""
         n, n_envs = saved["rewards"].shape[:2]
+        if self._fits_as_it_lies(saved):
+            return np.arange(n * n_envs).reshape(n, n_envs)
         order = (np.arange(n) + (int(saved["position"]) if n else 0)) % max(n, 1)  # oldest first
         sequences = (order[:, None] * n_envs + np.arange(n_envs)).reshape(-1)
         again = np.resize(sequences, -len(sequences) % self.n_envs)

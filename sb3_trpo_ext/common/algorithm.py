@@ -248,9 +248,13 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
             )
         check_not_normalized_twice(self.policy, self.env)
         self._ranks = join(self.distributed, self.device)
+        data_parallel.check_same_settings(self)
+        is_first = self._calls == 0
         left = self._left_of_this_call(total_timesteps, reset_num_timesteps)
         if left is not None:
             total_timesteps, reset_num_timesteps = left, False
+        if is_first and left is None:
+            data_parallel.draw_apart(self)
         if reset_num_timesteps or self._last_obs is None:
             self._start_anew()
         self._keep_what_was_learnt_elsewhere()
@@ -270,7 +274,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         the checkpoint was written are over. After ``resume_from`` it is the next call, unless that goes on counting.
         """
         folder = self.checkpoint_folder
-        if folder is not None and self._calls == self.num_timesteps == 0 and self.resume_from(folder):
+        if folder is not None and self._calls == 0 and self.resume_from(folder):
             self._calls, self._interrupted_call, self._goes_on = 0, self._calls, False
         self._calls += 1
         goes_on = self._calls == self._interrupted_call or (self._goes_on and reset_num_timesteps)
@@ -296,6 +300,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
             "_has_layers_with_a_state",
             "_first_parameters",
             "_ranks",
+            "checkpoint_folder",
             "_calls",
             "_interrupted_call",
             "_goes_on",
@@ -318,10 +323,13 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """As SB3's, and robust against observations that are not finite. Arguments and result as there."""
-        started, steps_before = time.perf_counter(), self.num_timesteps
+        started = time.perf_counter()
         training_state.put_back_what_moved(self)
         self._follow_policy()
         self._good_statistics.remember(env)
+        before = data_parallel.Before(
+            self.num_timesteps, list(self.ep_info_buffer or ()), list(self.ep_success_buffer or ())
+        )
         self._finished: tuple[list[Any], list[Any]] = [], []
         complete = self._collect(env, callback, rollout_buffer)
         seconds = time.perf_counter() - started
@@ -329,7 +337,7 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         if self._ranks is ALONE:
             return complete
         told = data_parallel.Told(complete, n_rollout_steps * env.num_envs, seconds, *self._finished)
-        return data_parallel.after_rollout(self, told, steps_before)
+        return data_parallel.after_rollout(self, told, before)
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: Any = None) -> None:
         super()._update_info_buffer(infos, dones)
@@ -514,9 +522,9 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
 
         :param folder: of checkpoints, made if it is missing
         """
-        checkpoint.write(
-            folder, self.num_timesteps, self.save, lambda path: training_state.save_part(self, path), self._ranks
-        )
+        self._ranks = join(self.distributed, self.device)
+        number = self._n_updates + self._n_skipped_updates
+        checkpoint.write(folder, number, self.save, lambda path: training_state.save_part(self, path), self._ranks)
 
     def resume_from(self, folder: str) -> bool:
         """

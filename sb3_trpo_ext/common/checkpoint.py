@@ -9,6 +9,7 @@ that has a name is whole.
 import os
 import pickle
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from sb3_trpo_ext.common.ranks import Ranks
 
 KEPT = 3  # checkpoints; older ones are deleted
 PREFIX, UNFINISHED = "checkpoint-", ".unfinished-"
+NAME = rf"{PREFIX}\d{{12}}"
 MODEL = "model.zip"
 
 
@@ -30,8 +32,21 @@ def newest(folder: str | Path) -> Path | None:
     :param folder: of checkpoints; it need not exist
     :return: the newest that is whole; None if there is none
     """
-    found = sorted(Path(folder).glob(f"{PREFIX}*"))
+    found = _all(Path(folder))
     return found[-1] if found else None
+
+
+def _all(folder: Path) -> list[Path]:
+    """The oldest first. What has another name, or no model in it, is somebody else's."""
+    names = folder.glob(f"{PREFIX}*")
+    return sorted(path for path in names if re.fullmatch(NAME, path.name) and (path / MODEL).is_file())
+
+
+def _delete(checkpoint: Path) -> None:
+    """Without its name first: what has one is whole at every moment."""
+    nameless = checkpoint.with_name(f"{UNFINISHED}{checkpoint.name}-old")
+    os.replace(checkpoint, nameless)
+    shutil.rmtree(nameless)
 
 
 def of_rank(checkpoint: Path, rank: int) -> Path:
@@ -50,7 +65,7 @@ def write(
     Write a checkpoint, and delete all but the newest three. All ranks do so together, into one folder that they share.
 
     :param folder: of checkpoints, made if it is missing
-    :param number: environment steps so far
+    :param number: of updates so far, skipped ones among them
     :param save_model: to a path; called on rank 0
     :param save_own_part: into a folder, what this rank knows besides
     :param ranks: all of them
@@ -69,10 +84,10 @@ def write(
     ranks.gather(None)  # all parts are
     if ranks.rank == 0:
         if finished.exists():
-            shutil.rmtree(finished)
+            _delete(finished)
         os.replace(unfinished, finished)
-        for old in sorted(folder.glob(f"{PREFIX}*"))[:-KEPT]:
-            shutil.rmtree(old)
+        for old in _all(folder)[:-KEPT]:
+            _delete(old)
     return finished
 
 

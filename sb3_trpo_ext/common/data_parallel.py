@@ -1,9 +1,12 @@
 """What an algorithm does together with the other ranks besides its update: begin alike, count alike, stop alike."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -24,6 +27,8 @@ from sb3_trpo_ext.common.ranks import ALONE
 if TYPE_CHECKING:
     from sb3_trpo_ext.common.algorithm import Algorithm
 
+# Settings that may differ.
+OF_EACH_RANK = {"self", "policy", "env", "n_steps", "seed", "device", "verbose", "tensorboard_log", "policy_kwargs"}
 # They write files or evaluate, which rank 0 does for all.
 OF_RANK_0 = (EvalCallback, CheckpointCallback, ProgressBarCallback)
 
@@ -58,6 +63,35 @@ def silent_unless_first(model: "Algorithm[Any]") -> Iterator[None]:
         model._logger = Logger(None, [])
 
 
+def check_same_settings(model: "Algorithm[Any]") -> None:
+    """
+    Ranks that were told to do different things would wait for one another for ever.
+
+    :raises ValueError: on all ranks, naming a setting that is not the same on all
+    """
+    if model._ranks is ALONE:
+        return
+    names = [*inspect.signature(type(model).__init__).parameters, *(rule.argument for rule in model.RULES)]
+    values = {name: getattr(model, name, None) for name in names if name not in OF_EACH_RANK}
+    every = model._ranks.gather({name: repr(value) for name, value in values.items() if not callable(value)})
+    for name in every[0]:
+        if len({told.get(name) for told in every}) > 1:
+            listed = ", ".join(f"{told.get(name)} on rank {rank}" for rank, told in enumerate(every))
+            raise ValueError(f"{name} must be the same on all ranks, got {listed}.")
+
+
+def draw_apart(model: "Algorithm[Any]") -> None:
+    """
+    Without a seed, ranks whose script has seeded the generators alike would all see the same. Those but rank 0 are
+    seeded anew, by what rank 0 draws.
+    """
+    if model._ranks is ALONE or model.seed is not None:
+        return
+    drawn = model._ranks.first(int(np.random.randint(2**31)))
+    if model._ranks.rank > 0:
+        model.set_random_seed(drawn)
+
+
 def follow_first_rank(model: "Algorithm[Any]") -> None:
     """
     Begin with what rank 0 has: parameters, optimizers, counters, statistics.
@@ -84,22 +118,37 @@ def follow_first_rank(model: "Algorithm[Any]") -> None:
         own_ones.mean, own_ones.var, own_ones.count = mean, var, count
 
 
-def after_rollout(model: "Algorithm[Any]", told: Told, steps_before: int) -> bool:
+class Before(NamedTuple):
+    """
+    What was known when the rollout began.
+
+    :param steps: of all ranks
+    :param episodes: the last ones of all ranks
+    :param successes: likewise
+    """
+
+    steps: int
+    episodes: list[Any]
+    successes: list[Any]
+
+
+def after_rollout(model: "Algorithm[Any]", told: Told, before: Before) -> bool:
     """
     Count what all ranks have done.
 
     :param told: by this rank
-    :param steps_before: ``num_timesteps`` when the rollout began
+    :param before: the same on all
     :return: whether all go on: a callback that ends training on one rank ends it on all
     """
     everyone = model._ranks.gather(told)
-    model.num_timesteps = steps_before + sum(one.steps for one in everyone)
+    model.num_timesteps = before.steps + sum(one.steps for one in everyone)
     assert model.ep_info_buffer is not None and model.ep_success_buffer is not None
+    model.ep_info_buffer.clear()
+    model.ep_info_buffer.extend([*before.episodes, *_in_turns([one.episodes for one in everyone])])
+    model.ep_success_buffer.clear()
+    model.ep_success_buffer.extend([*before.successes, *_in_turns([one.successes for one in everyone])])
     slowest = max(one.seconds for one in everyone)
     for rank, one in enumerate(everyone):
-        if rank != model._ranks.rank:
-            model.ep_info_buffer.extend(one.episodes)
-            model.ep_success_buffer.extend(one.successes)
         record(model.logger, {f"ranks/rank_{rank}_wait_seconds": slowest - one.seconds})
     return all(one.complete for one in everyone)
 
@@ -142,6 +191,12 @@ def for_this_rank(callback: BaseCallback) -> BaseCallback | None:
     if isinstance(callback, EventCallback) and callback.callback is not None:
         callback.callback = for_this_rank(callback.callback)
     return callback
+
+
+def _in_turns(lists: list[list[Any]]) -> list[Any]:
+    """One of each, then the next of each: where only the last are kept, all ranks have their share."""
+    nothing = object()
+    return [one for turn in zip_longest(*lists, fillvalue=nothing) for one in turn if one is not nothing]
 
 
 def _parts(model: "Algorithm[Any]") -> dict[str, Any]:

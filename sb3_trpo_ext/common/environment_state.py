@@ -28,18 +28,21 @@ def environment_state(env: VecEnv) -> bytes | None:
         _Pickler(file, layers).dump([_state_of(layer) for layer in layers])
     except Exception:  # whatever an attribute's own way of being pickled may raise
         return None
-    return file.getvalue()
+    return pickle.dumps(([type(layer).__qualname__ for layer in layers], file.getvalue()))
 
 
-def restore_environment(env: VecEnv, state: bytes) -> None:
+def restore_environment(env: VecEnv, state: bytes) -> bool:
     """
     :param env: made as the one was whose state it is
     :param state: of :func:`environment_state`; only your own: it is unpickled, which can run any code
+    :return: whether it was made so, of the same wrappers; if not, nothing is changed
     """
     layers = _layers(env)
-    assert layers is not None
-    for layer, attributes in zip(layers, _Unpickler(io.BytesIO(state), layers).load(), strict=True):
+    if layers is None or [type(layer).__qualname__ for layer in layers] != pickle.loads(state)[0]:
+        return False
+    for layer, attributes in zip(layers, _Unpickler(io.BytesIO(pickle.loads(state)[1]), layers).load(), strict=True):
         vars(layer).update(attributes)
+    return True
 
 
 def _state_of(layer: Any) -> dict[str, Any]:

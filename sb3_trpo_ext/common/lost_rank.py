@@ -36,6 +36,8 @@ class Watch:
     def __init__(self, group: Any, rank: int, world_size: int):
         self._group, self._rank, self._world_size = group, rank, world_size
         self._peers = range(1, world_size) if rank == 0 else range(1)
+        self._training = 0
+        """How many have begun: of which a message tells."""
         self._lost: int | None = None
         self._known = threading.Event()
         self._stopped = threading.Event()
@@ -48,6 +50,7 @@ class Watch:
         """
         :raises LostRank: when another rank ends before its own context does
         """
+        self._training += 1
         self._lost = None
         self._known.clear()
         self._stopped.clear()
@@ -104,10 +107,11 @@ class Watch:
         )
 
     def _listen(self, peer: int) -> None:
-        message = torch.zeros(1, dtype=torch.int64)
+        message = torch.zeros(2, dtype=torch.int64)
         try:
-            dist.recv(message, src=peer, group=self._group)
-            lost = int(message) - 1
+            while message[0] < self._training:  # a word of an earlier one may still be on its way
+                dist.recv(message, src=peer, group=self._group)
+            lost = int(message[1]) - 1
         except RuntimeError:
             lost = peer
         if lost >= 0 and self._lost is None:
@@ -132,4 +136,4 @@ class Watch:
             if peer == message - 1:
                 continue
             with suppress(RuntimeError):  # that one is gone
-                self._sent.append(dist.isend(torch.tensor([message]), dst=peer, group=self._group))
+                self._sent.append(dist.isend(torch.tensor([self._training, message]), dst=peer, group=self._group))

@@ -1,5 +1,6 @@
 """What a rank knows besides the model: into a checkpoint, and back."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from sb3_trpo_ext.common import checkpoint
 from sb3_trpo_ext.common.bad_data import running_statistics
 from sb3_trpo_ext.common.environment_state import environment_state, restore_environment
+from sb3_trpo_ext.common.ranks import SEEDS_APART
 
 if TYPE_CHECKING:
     from sb3_trpo_ext.common.algorithm import Algorithm
@@ -22,8 +24,9 @@ def save_part(model: "Algorithm[Any]", folder: Path) -> None:
     :param model: between two iterations
     :param folder: of one checkpoint
     """
-    log = model.logger
+    log: Any = getattr(model, "_logger", None)  # there is none before the first training
     state = {
+        "kind": model.KIND,
         "n_envs": model.n_envs,
         "counters": _attributes(model, model.COUNTERS),
         "episodes": _attributes(model, OF_EPISODES),
@@ -32,7 +35,7 @@ def save_part(model: "Algorithm[Any]", folder: Path) -> None:
         "observations": _attributes(model, OF_OBSERVATIONS),
         "kept": model._kept_between_rollouts(),
         "random": checkpoint.random_states(),
-        "log": (dict(log.name_to_value), dict(log.name_to_count), dict(log.name_to_excluded)),
+        "log": log and (dict(log.name_to_value), dict(log.name_to_count), dict(log.name_to_excluded)),
     }
     checkpoint.save_part(folder, model._ranks.rank, state)
     model._save_more(folder)
@@ -53,21 +56,35 @@ def take_up(model: "Algorithm[Any]", folder: Path) -> None:
             f"{folder} is of {state['n_envs']} environments on rank {rank}, and this model has {model.n_envs}. Make "
             f"{state['n_envs']}, or load {folder / checkpoint.MODEL} as an ordinary model."
         )
+    if state["kind"] != model.KIND:
+        raise ValueError(f"{folder} is of {state['kind']}, and this model is {model.KIND}. Take another folder.")
+    statistics = running_statistics(model.env)
+    if len(statistics) != len(state["statistics"]):
+        raise ValueError(
+            f"{folder} was written with {'a' if state['statistics'] else 'no'} VecNormalize of other parts than this "
+            "model's environment has. Make the environment as it was."
+        )
     for name, value in (state["counters"] | state["episodes"]).items():
         setattr(model, name, value)
-    for own, saved in zip(running_statistics(model.env), state["statistics"], strict=True):
+    for own, saved in zip(statistics, state["statistics"], strict=True):
         own.mean, own.var, own.count = saved
     if is_known:
         model._to_restore = {"random": state["random"], "log": state["log"]}
         model._load_more(folder)
-    if is_known and state["environment"] is not None:
-        restore_environment(model.env, state["environment"])
+    if is_known and state["environment"] is not None and restore_environment(model.env, state["environment"]):
         for name, value in state["observations"].items():
             setattr(model, name, value)
         model._take_back(state["kept"])
     else:
+        warnings.warn(
+            f"The environments' state is not in {folder}, or does not fit: they begin new episodes, and the training "
+            "is not bit for bit the one that was interrupted.",
+            stacklevel=4,
+        )
         # Or the episodes of the beginning would come once more.
-        model.env.seed(int(np.random.randint(2**31)))
+        generator = np.random.RandomState()
+        generator.set_state(state["random"]["numpy"])
+        model.env.seed((int(generator.randint(2**31)) + SEEDS_APART * rank) % 2**31)
         model._last_obs = None
 
 
@@ -76,7 +93,7 @@ def put_back_what_moved(model: "Algorithm[Any]") -> None:
     if model._to_restore is None:
         return
     checkpoint.set_random_states(model._to_restore["random"])
-    log, (values, counts, excluded) = model.logger, model._to_restore["log"]
+    log, (values, counts, excluded) = model.logger, model._to_restore["log"] or ({}, {}, {})
     log.name_to_value.update(values)
     log.name_to_count.update(counts)
     log.name_to_excluded.update(excluded)

@@ -57,6 +57,28 @@ def test_one_that_was_not_finished_does_not_count_and_is_cleared_away(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"checkpoint-{n:012d}" for n in (1, 3)]
 
 
+def test_what_others_have_put_there_is_left_alone(tmp_path):
+    (tmp_path / "checkpoint-best.zip").write_bytes(b"")
+    (tmp_path / "checkpoint-000000000009").mkdir()  # without a model
+    (tmp_path / "checkpoint-000000000001-keep").mkdir()
+    for number in range(5):
+        write(tmp_path, number)
+    assert checkpoint.newest(tmp_path).name == "checkpoint-000000000004"
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"checkpoint-best.zip", "checkpoint-000000000009", "checkpoint-000000000001-keep"} <= names
+
+
+def test_one_that_is_being_deleted_has_no_name(tmp_path, monkeypatch):
+    def killed(path):
+        raise KeyboardInterrupt
+
+    write(tmp_path, 5, {"which": "first"})
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, 5, {"which": "second"})
+    assert checkpoint.newest(tmp_path) is None
+
+
 def test_a_damaged_part_is_named(tmp_path):
     folder = write(tmp_path, 1)
     (folder / "rank-0.pt").write_bytes(b"x")

@@ -33,7 +33,7 @@ def test_an_unfinished_checkpoint_is_not_taken(run):
     answers = run("killed in saving")
     folder = answers.folder / "checkpoints"
     assert list(folder.glob(".unfinished-*"))
-    assert newest(folder).name == "checkpoint-000000000064"
+    assert newest(folder).name == "checkpoint-000000000002"
 
 
 def test_ranks_that_differ_are_told_apart(run):
@@ -44,6 +44,16 @@ def test_ranks_that_differ_are_told_apart(run):
     assert any(said) and all(
         one or "has ended in the midst" in answer for one, answer in zip(said, answers, strict=True)
     )
+
+
+def test_ranks_with_other_settings_are_told_which(run):
+    for answer in run("other settings").of_ranks:
+        assert answer == "ValueError: n_critic_steps must be the same on all ranks, got 3 on rank 0, 4 on rank 1."
+
+
+def test_another_training_after_an_error_of_all(tmp_path):
+    answers = launch("again after an error", 3, tmp_path).of_ranks
+    assert answers == [["ValueError", "ValueError", 2]] * 3
 
 
 def test_ranks_with_other_networks_are_refused(run):

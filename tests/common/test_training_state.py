@@ -132,7 +132,7 @@ def test_a_script_of_two_calls_is_run_again(cut, tmp_path, bits):
     folder = str(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         script(model_of("box", checkpoint_folder=folder), AtSteps(cut * N_STEPS * 2 + 10))
-    assert newest(tmp_path).name == f"checkpoint-{cut * N_STEPS * 2:012d}"
+    assert newest(tmp_path).name == f"checkpoint-{cut:012d}"
     assert script(model_of("box", checkpoint_folder=folder)) == expected
     # And once more, when all is done.
     again = model_of("box", checkpoint_folder=folder)
@@ -164,13 +164,13 @@ def test_a_finished_training_is_not_trained_again(tmp_path, bits):
 def test_the_newest_are_kept(tmp_path):
     model_of("box", checkpoint_folder=str(tmp_path)).learn(N_STEPS * 2 * 6)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [f"checkpoint-{updates * N_STEPS * 2:012d}" for updates in (4, 5, 6)]
+    assert names == [f"checkpoint-{updates:012d}" for updates in (4, 5, 6)]
     assert len(names) == KEPT
 
 
 def test_fewer_are_written_where_that_is_wanted(tmp_path):
     model_of("box", checkpoint_folder=str(tmp_path), checkpoint_every=4).learn(N_STEPS * 2 * 6)
-    assert [path.name for path in tmp_path.iterdir()] == [f"checkpoint-{4 * N_STEPS * 2:012d}"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"checkpoint-{4:012d}"]
 
 
 def test_the_model_in_it_is_an_ordinary_one(tmp_path, bits):
@@ -188,7 +188,7 @@ def test_one_cut_short_is_not_taken(tmp_path, monkeypatch):
     monkeypatch.setattr("sb3_trpo_ext.common.checkpoint.pickle.dump", full)
     with pytest.raises(OSError, match="no space"):
         model.learn(N_STEPS * 2, reset_num_timesteps=False)
-    assert newest(tmp_path).name == f"checkpoint-{N_STEPS * 2:012d}"
+    assert newest(tmp_path).name == f"checkpoint-{1:012d}"
 
 
 def test_a_damaged_one_is_named(tmp_path):
@@ -231,11 +231,73 @@ def test_environments_without_a_state_begin_new_episodes(tmp_path):
     first = one.env.reset()
     one.learn(N_STEPS * 3)
     other = TRPO("MlpPolicy", env(), **settings)
-    other.resume_from(str(tmp_path))
+    with pytest.warns(UserWarning, match="they begin new episodes"):
+        other.resume_from(str(tmp_path))
     assert np.array_equal(other.env.obs_rms.mean, one.env.obs_rms.mean)
     other.learn(N_STEPS * 5)
     assert other.num_timesteps == N_STEPS * 5
     assert not np.array_equal(other.env.reset(), first)
+
+
+def test_a_loaded_model_goes_on_from_its_own_checkpoints(tmp_path, bits):
+    """Weights trained before, trained further with a folder: the file itself does not say where to write."""
+    model_of("box", checkpoint_folder=str(tmp_path / "before")).learn(N_STEPS * 2 * 3).save(tmp_path / "model")
+
+    def further(folder, callback=None):
+        model = TRPO.load(tmp_path / "model", env=pendulum(), checkpoint_folder=folder, device="cpu")
+        model.learn(N_STEPS * 2 * 6, callback=callback, log_interval=1000)
+        return outcome(model, bits)
+
+    assert TRPO.load(tmp_path / "model").checkpoint_folder is None
+    expected = further(None)
+    folder = str(tmp_path / "after")
+    with pytest.raises(KeyboardInterrupt):
+        further(folder, Interrupted(4))
+    assert further(folder) == expected
+
+
+def test_a_second_training_has_the_newest_checkpoints(tmp_path):
+    model = model_of("box", checkpoint_folder=str(tmp_path)).learn(N_STEPS * 2 * 5)
+    model.learn(N_STEPS * 2 * 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"checkpoint-{n:012d}" for n in (5, 6, 7)]
+
+
+def test_a_replay_buffer_that_has_wrapped(tmp_path, bits):
+    """Slots and position stay, so that the same sequences are drawn and replaced."""
+    small = {"buffer_size": 4 * 2 * N_STEPS, "replay_start": 60}
+    expected = outcome(model_of("acer", **small).learn(N_STEPS * 2 * UPDATES, log_interval=1000), bits)
+    folder = str(tmp_path)
+    interrupted(model_of("acer", **small, checkpoint_folder=folder), updates=10)
+    resumed = model_of("acer", **small, checkpoint_folder=folder).learn(N_STEPS * 2 * UPDATES, log_interval=1000)
+    assert outcome(resumed, bits) == expected
+
+
+@pytest.mark.parametrize("wrong", ["no VecNormalize", "another algorithm"])
+def test_what_was_not_made_as_it_was_is_named(wrong, tmp_path):
+    model_of("VecNormalize", checkpoint_folder=str(tmp_path)).learn(N_STEPS * 2)
+    if wrong == "no VecNormalize":
+        with pytest.raises(ValueError, match=r"a VecNormalize of other parts .* Make the environment as it was"):
+            model_of("box").resume_from(str(tmp_path))
+    else:
+        newer = model_of("lstm")
+        newer.set_parameters = lambda *args, **kwargs: None
+        with pytest.raises(ValueError, match=r"is of TRPO, and this model is RecurrentTRPO"):
+            newer.resume_from(str(tmp_path))
+
+
+def test_other_wrappers_begin_new_episodes(tmp_path):
+    model_of("box", checkpoint_folder=str(tmp_path)).learn(N_STEPS * 2)
+    env = make_vec_env("Pendulum-v1", 2, wrapper_class=gym.wrappers.TransformReward, wrapper_kwargs={"func": abs})
+    other = TRPO("MlpPolicy", env, n_steps=N_STEPS, policy_kwargs=SMALL["MlpPolicy"])
+    with pytest.warns(UserWarning, match="they begin new episodes"):
+        assert other.resume_from(str(tmp_path))
+
+
+def test_before_any_training(tmp_path):
+    model_of("box").save_checkpoint(str(tmp_path))
+    model = model_of("box")
+    assert model.resume_from(str(tmp_path))
+    assert model.learn(N_STEPS * 2).num_timesteps == N_STEPS * 2
 
 
 @pytest.mark.parametrize("value", [0, 1.5, "3"])

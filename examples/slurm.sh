@@ -9,7 +9,7 @@ set -euo pipefail
 
 export OMP_NUM_THREADS=1
 # The first machine of the job is where the processes meet.
-FIRST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+FIRST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 PORT=${PORT:-29500}
 
 # One launcher on each machine, which knows its number by SLURM_NODEID.

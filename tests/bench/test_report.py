@@ -28,6 +28,10 @@ REPORTS = {
     "learning-v5": ("--results", "benchmarks/mujoco-v5.jsonl", "--labels", "trpo_ext", "--suite", "mujoco-v5"),
     "ablation": ("--results", "benchmarks/ablation.jsonl", "--baseline", "shipped"),
     "defaults": ("--results", "benchmarks/defaults.jsonl", "--baseline", "contrib-defaults"),
+    "memory": (
+        "--results", "benchmarks/memory.jsonl", "--labels", "trpo_lstm", "trpo_ext-without-memory", "ppo_lstm",
+        "--baseline", "ppo_lstm", "--suite", "memory",
+    ),
 }  # fmt: skip
 
 

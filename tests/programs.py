@@ -333,18 +333,6 @@ def other_settings(folder: Path) -> str:
     return "nothing"
 
 
-def again_after_an_error(folder: Path) -> list[Any]:
-    """The same mistake on all ranks, twice, and then a training."""
-    model, seen = model_of("box", 1), []
-    for target_kl in (-1.0, -1.0, 0.1):
-        model.target_kl = target_kl
-        try:
-            seen.append(model.learn(16 * ranks().world_size * 2)._n_updates)
-        except (RuntimeError, ValueError) as error:
-            seen.append(type(error).__name__)
-    return seen
-
-
 def die() -> None:
     """As when the system runs out of memory."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -444,7 +432,6 @@ PROGRAMS: dict[str, Any] = {
     "different": different,
     "unlike": unlike,
     "other settings": other_settings,
-    "again after an error": again_after_an_error,
     "killed in rollout": lambda folder: killed("rollout", folder),
     "killed in update": lambda folder: killed("update", folder),
     "killed in saving": lambda folder: killed("saving", folder),

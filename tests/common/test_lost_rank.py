@@ -51,11 +51,6 @@ def test_ranks_with_other_settings_are_told_which(run):
         assert answer == "ValueError: n_critic_steps must be the same on all ranks, got 3 on rank 0, 4 on rank 1."
 
 
-def test_another_training_after_an_error_of_all(tmp_path):
-    answers = launch("again after an error", 3, tmp_path).of_ranks
-    assert answers == [["ValueError", "ValueError", 2]] * 3
-
-
 def test_ranks_with_other_networks_are_refused(run):
     answers = run("unlike").of_ranks
     assert answers[1].startswith("ValueError: Rank 1 and rank 0 have a policy of different shapes.")

@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 GOODBYE = 0  # training is over; k + 1 says that rank k is gone
 GRACE = 10.0  # seconds in which the main thread may stop by itself
+SAME_ERROR = 0.5  # seconds in which an error that all ranks have is raised on all
 
 
 class LostRank(RuntimeError):
@@ -111,17 +112,18 @@ class Watch:
         try:
             while message[0] < self._training:  # a word of an earlier one may still be on its way
                 dist.recv(message, src=peer, group=self._group)
-            lost = int(message[1]) - 1
+            lost, patience = int(message[1]) - 1, SAME_ERROR
         except RuntimeError:
-            lost = peer
+            lost, patience = peer, 0.0
         if lost >= 0 and self._lost is None:
-            self._stop(lost)
+            self._stop(lost, patience)
 
-    def _stop(self, lost: int) -> None:
+    def _stop(self, lost: int, patience: float) -> None:
         self._lost = lost
         self._known.set()
         if self._rank == 0:
             self._tell(lost + 1)
+        self._stopped.wait(patience)
         with self._stopping:
             if self._stopped.is_set():
                 return

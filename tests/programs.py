@@ -338,11 +338,15 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Die(BaseCallback):
-    """In the midst of a rollout."""
+class DieAt(BaseCallback):
+    """Killed at its n-th step."""
+
+    def __init__(self, n: int):
+        super().__init__()
+        self.n = n
 
     def _on_step(self) -> bool:
-        if self.n_calls == 40:
+        if self.n_calls == self.n:
             die()
         return True
 
@@ -362,7 +366,7 @@ def killed(where: str, folder: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {"checkpoint_folder": str(folder / "checkpoints")}
     callback = None
     if where == "rollout" and dies:
-        callback = Die()
+        callback = DieAt(40)
     elif where == "rollout":  # which is still in its own rollout then
         settings["env"] = DummyVecEnv([lambda: Slow(SpaceEnv(VECTOR, BOX))])
     elif where == "update" and dies:
@@ -396,17 +400,6 @@ def resumable(folder: Path) -> dict[str, Any]:
     returns = Returns()
     model.learn(32 * 4 * 10, callback=[returns, DieAt(6 * 32 + 5)] if dies else returns)
     return {"policy": dict(model.policy.state_dict()), "returns": returns.of_updates, "updates": model._n_updates}
-
-
-class DieAt(BaseCallback):
-    def __init__(self, n: int):
-        super().__init__()
-        self.n = n
-
-    def _on_step(self) -> bool:
-        if self.n_calls == self.n:
-            die()
-        return True
 
 
 class Returns(BaseCallback):

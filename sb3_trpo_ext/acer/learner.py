@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sb3_trpo_ext.acer.interruption import signals_wait
 from sb3_trpo_ext.acer.policies import MlpPolicy
-from sb3_trpo_ext.common.ranks import ALONE, Ranks
-from sb3_trpo_ext.kernels.vector import count, flatten, unflatten
+from sb3_trpo_ext.common.ranks import ALONE, Ranks, average_gradients
+from sb3_trpo_ext.kernels.vector import count
 
 
 class Learner:
@@ -52,7 +51,8 @@ class Learner:
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        average_gradients(self.parameters, self._ranks())
+        if (ranks := self._ranks()) is not ALONE:
+            average_gradients(self.parameters, float(loss), 1, ranks)
         norm = nn.utils.clip_grad_norm_(self.parameters, max_grad_norm, foreach=True)
         if norm.isfinite():
             follow = get_ema_multi_avg_fn(average_policy_decay)  # type: ignore[no-untyped-call]
@@ -60,16 +60,3 @@ class Learner:
                 self.policy.optimizer.step()
                 follow(self._averages, self._present, None)
         return norm
-
-
-def average_gradients(parameters: list[nn.Parameter], ranks: Ranks) -> None:
-    """
-    :param parameters: with the gradients of this rank, or none; they get the mean over all ranks
-    :param ranks: all of them
-    """
-    if ranks is ALONE:
-        return
-    own = [torch.zeros_like(part) if part.grad is None else part.grad for part in parameters]
-    mean = ranks.sum(flatten(own)) / ranks.world_size
-    for parameter, part in zip(parameters, unflatten(mean, parameters), strict=True):
-        parameter.grad = part

@@ -327,14 +327,15 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
         training_state.put_back_what_moved(self)
         self._follow_policy()
         self._good_statistics.remember(env)
-        before = data_parallel.Before(
-            self.num_timesteps, list(self.ep_info_buffer or ()), list(self.ep_success_buffer or ())
-        )
-        self._finished: tuple[list[Any], list[Any]] = [], []
+        before = None
+        if self._ranks is not ALONE:
+            episodes, successes = list(self.ep_info_buffer or ()), list(self.ep_success_buffer or ())
+            before = data_parallel.Before(self.num_timesteps, episodes, successes)
+            self._finished: tuple[list[Any], list[Any]] = [], []
         complete = self._collect(env, callback, rollout_buffer)
         seconds = time.perf_counter() - started
         record(self.logger, {"time/rollout_seconds": seconds})
-        if self._ranks is ALONE:
+        if before is None:
             return complete
         told = data_parallel.Told(complete, n_rollout_steps * env.num_envs, seconds, *self._finished)
         return data_parallel.after_rollout(self, told, before)

@@ -111,9 +111,19 @@ class GoodStatistics:
 
 
 def running_statistics(environment: VecEnv | None) -> list[RunningMeanStd]:
-    """Those of its ``VecNormalize``, if it has one: of the returns, and of observations that it normalises."""
+    """Copies of those of its ``VecNormalize``: of the returns, and of observations that it normalises; [] without."""
     wrapper = None if environment is None else unwrap_vec_normalize(environment)
-    return [] if wrapper is None else _statistics_of(wrapper)
+    return [] if wrapper is None else [statistics.copy() for statistics in _statistics_of(wrapper)]
+
+
+def set_running_statistics(environment: VecEnv | None, saved: list[RunningMeanStd]) -> None:
+    """
+    :param environment: with a ``VecNormalize`` of the same parts, or none
+    :param saved: of :func:`running_statistics`
+    """
+    wrapper = None if environment is None else unwrap_vec_normalize(environment)
+    for statistics, one in zip([] if wrapper is None else _statistics_of(wrapper), saved, strict=True):
+        _put_back(statistics, one)
 
 
 def _statistics_of(wrapper: VecNormalize) -> list[RunningMeanStd]:

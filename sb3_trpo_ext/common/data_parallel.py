@@ -19,7 +19,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.save_util import recursive_getattr
 from torch import Tensor, nn
 
-from sb3_trpo_ext.common.bad_data import running_statistics
+from sb3_trpo_ext.common.bad_data import running_statistics, set_running_statistics
 from sb3_trpo_ext.common.diagnostics import record
 from sb3_trpo_ext.common.normalization import normalizer_of
 from sb3_trpo_ext.common.ranks import ALONE
@@ -111,11 +111,7 @@ def follow_first_rank(model: "Algorithm[Any]") -> None:
         part.load_state_dict(first[name])
     for name, value in model._ranks.first({name: getattr(model, name) for name in model.COUNTERS}).items():
         setattr(model, name, value)
-    statistics = running_statistics(model.env)
-    for own_ones, (mean, var, count) in zip(
-        statistics, model._ranks.first([(one.mean, one.var, one.count) for one in statistics]), strict=True
-    ):
-        own_ones.mean, own_ones.var, own_ones.count = mean, var, count
+    set_running_statistics(model.env, model._ranks.first(running_statistics(model.env)))
 
 
 class Before(NamedTuple):

@@ -38,9 +38,10 @@ def restore_environment(env: VecEnv, state: bytes) -> bool:
     :return: whether it was made so, of the same wrappers; if not, nothing is changed
     """
     layers = _layers(env)
-    if layers is None or [type(layer).__qualname__ for layer in layers] != pickle.loads(state)[0]:
+    names, of_layers = pickle.loads(state)
+    if layers is None or [type(layer).__qualname__ for layer in layers] != names:
         return False
-    for layer, attributes in zip(layers, _Unpickler(io.BytesIO(pickle.loads(state)[1]), layers).load(), strict=True):
+    for layer, attributes in zip(layers, _Unpickler(io.BytesIO(of_layers), layers).load(), strict=True):
         vars(layer).update(attributes)
     return True
 

@@ -8,9 +8,8 @@ equal bit for bit to those of the others.
 
 import atexit
 import os
-import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from sb3_trpo_ext.common.links import Links, listening
 from sb3_trpo_ext.common.lost_rank import Watch
+from sb3_trpo_ext.kernels.vector import flatten, unflatten
 
 T = TypeVar("T")
 Distributed: TypeAlias = Literal["auto"] | bool
@@ -99,20 +99,15 @@ class Traffic:
 
     :param messages: sums, maxima, and words passed on
     :param bytes: of the numbers that were summed
-    :param seconds: in them, waiting for others among it
     """
 
     messages: int = 0
     bytes: int = 0
-    seconds: float = 0.0
 
-    @contextmanager
-    def counted(self, n_bytes: int) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
+    def count(self, n_bytes: int) -> None:
+        """One message more."""
         self.messages += 1
         self.bytes += n_bytes
-        self.seconds += time.perf_counter() - started
 
 
 class ProcessGroup(Ranks):
@@ -173,13 +168,15 @@ class ProcessGroup(Ranks):
 
     def gather(self, value: T) -> list[T]:
         values: list[Any] = [None] * self.world_size
-        with self._watch.explaining(), self.traffic.counted(0):
+        self.traffic.count(0)
+        with self._watch.explaining():
             dist.all_gather_object(values, value, group=self._host)
         return values
 
     def first(self, value: T) -> T:
         values: list[Any] = [value]
-        with self._watch.explaining(), self.traffic.counted(0):
+        self.traffic.count(0)
+        with self._watch.explaining():
             dist.broadcast_object_list(values, src=0, group=self._host)
         return values[0]  # type: ignore[no-any-return]
 
@@ -213,12 +210,31 @@ class ProcessGroup(Ranks):
         if not tensor.numel():
             return tensor
         on_cpu = tensor.device.type == "cpu"
-        with self._watch.explaining(), self.traffic.counted(tensor.nbytes):
+        self.traffic.count(tensor.nbytes)
+        with self._watch.explaining():
             if self._links is not None and on_cpu and tensor.nbytes <= SMALL:
                 return self._links.reduced(tensor, torch.add if operation == dist.ReduceOp.SUM else torch.maximum)
             reduced = tensor.clone()
             dist.all_reduce(reduced, operation, group=self._host if on_cpu else None)
         return reduced
+
+
+def average_gradients(parameters: Sequence[Tensor], loss: float, weight: int, ranks: Ranks) -> float:
+    """
+    Give the parameters on all ranks the mean of their gradients.
+
+    :param parameters: with the gradients of this rank; one without any has had no say
+    :param loss: whose gradients they are
+    :param weight: of this rank in the mean, such as its number of samples, ≥ 0
+    :param ranks: all of them, whose weights are not all 0
+    :return: the mean of the losses
+    """
+    gradients = [torch.zeros_like(part) if part.grad is None else part.grad for part in parameters]
+    own = torch.cat([flatten(gradients), gradients[0].new_tensor([loss, 1.0])])
+    total = ranks.sum(own * weight)
+    for parameter, part in zip(parameters, unflatten(total[:-2] / total[-1], parameters), strict=True):
+        parameter.grad = part if parameter.grad is None else parameter.grad.copy_(part)
+    return float(total[-2] / total[-1])
 
 
 def checksum(tensor: Tensor) -> int:
@@ -282,7 +298,9 @@ def join(distributed: Distributed, device: torch.device) -> Ranks:
         store, rank, world_size = next(rendezvous("env://"))
         # torchrun's store survives a restart, with the addresses of processes that are gone.
         life = PrefixStore(f"life {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        # For all models of the process, whatever the device of the first.
+        has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
+        backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
         dist.init_process_group(backend, store=life, rank=rank, world_size=world_size)
         atexit.register(_leave)
     if dist.get_world_size() == 1 and device.type == "cpu":

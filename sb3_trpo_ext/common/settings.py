@@ -60,9 +60,13 @@ def check_names(kind: type[Any], method: Callable[..., Any], given: Iterable[str
     known = [*inspect.signature(kind.__init__).parameters, *inspect.signature(method).parameters]
     for name in given:
         if name not in known and not name.startswith("_"):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{kind.__name__}.{method.__name__}({name}=...) is no argument.{hint}")
+            raise ValueError(f"{kind.__name__}.{method.__name__}({name}=...) is no argument.{_nearest(name, known)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that names what may be meant; nothing where nothing is near."""
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 def check_policy_kwargs(algorithm: str, policy_class: type[Any], given: Iterable[str]) -> None:
@@ -77,10 +81,9 @@ def check_policy_kwargs(algorithm: str, policy_class: type[Any], given: Iterable
     known = {part.name for part in parameters if part.kind is part.POSITIONAL_OR_KEYWORD and part.name != "self"}
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(
-                f"{algorithm}(policy_kwargs=dict({name}=...)) is no argument of {policy_class.__name__}.{hint}"
+                f"{algorithm}(policy_kwargs=dict({name}=...)) is no argument of {policy_class.__name__}."
+                f"{_nearest(name, known)}"
             )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sb3_trpo_ext.common import checkpoint
-from sb3_trpo_ext.common.bad_data import running_statistics
+from sb3_trpo_ext.common.bad_data import running_statistics, set_running_statistics
 from sb3_trpo_ext.common.environment_state import environment_state, restore_environment
 from sb3_trpo_ext.common.ranks import SEEDS_APART
 
@@ -30,7 +30,7 @@ def save_part(model: "Algorithm[Any]", folder: Path) -> None:
         "n_envs": model.n_envs,
         "counters": _attributes(model, model.COUNTERS),
         "episodes": _attributes(model, OF_EPISODES),
-        "statistics": [(one.mean, one.var, one.count) for one in running_statistics(model.env)],
+        "statistics": running_statistics(model.env),
         "environment": None if model.env is None else environment_state(model.env),
         "observations": _attributes(model, OF_OBSERVATIONS),
         "kept": model._kept_between_rollouts(),
@@ -58,16 +58,14 @@ def take_up(model: "Algorithm[Any]", folder: Path) -> None:
         )
     if state["kind"] != model.KIND:
         raise ValueError(f"{folder} is of {state['kind']}, and this model is {model.KIND}. Take another folder.")
-    statistics = running_statistics(model.env)
-    if len(statistics) != len(state["statistics"]):
+    if len(running_statistics(model.env)) != len(state["statistics"]):
         raise ValueError(
             f"{folder} was written with {'a' if state['statistics'] else 'no'} VecNormalize of other parts than this "
             "model's environment has. Make the environment as it was."
         )
     for name, value in (state["counters"] | state["episodes"]).items():
         setattr(model, name, value)
-    for own, saved in zip(statistics, state["statistics"], strict=True):
-        own.mean, own.var, own.count = saved
+    set_running_statistics(model.env, state["statistics"])
     if is_known:
         model._to_restore = {"random": state["random"], "log": state["log"]}
         model._load_more(folder)

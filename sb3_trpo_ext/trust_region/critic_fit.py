@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from sb3_trpo_ext.common.network import Network, PlainNetwork
-from sb3_trpo_ext.common.ranks import ALONE, Ranks
+from sb3_trpo_ext.common.ranks import ALONE, Ranks, average_gradients
 from sb3_trpo_ext.kernels.chain import Activations
 from sb3_trpo_ext.kernels.conjugate_gradient import conjugate_gradient
 from sb3_trpo_ext.kernels.fisher import GaussNewton
@@ -284,16 +284,12 @@ def differentiate(error: "SquaredError", rows: Tensor, parameters: Sequence[Tens
     """
     if ranks is ALONE:
         return error.differentiate(rows)
-    loss = error.differentiate(rows) if len(rows) else 0.0
-    if not len(rows):
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
-    gradients = [torch.zeros_like(part) if part.grad is None else part.grad for part in parameters]
-    own = torch.cat([flatten(gradients), gradients[0].new_tensor([loss, 1.0])])
-    total = ranks.sum(own * len(rows))
-    for parameter, part in zip(parameters, unflatten(total[:-2] / total[-1], parameters), strict=True):
-        parameter.grad = part if parameter.grad is None else parameter.grad.copy_(part)
-    return float(total[-2] / total[-1])
+    if len(rows):
+        return average_gradients(parameters, error.differentiate(rows), len(rows), ranks)
+    for parameter in parameters:  # what is left of an earlier minibatch may not be finite
+        if parameter.grad is not None:
+            parameter.grad.zero_()
+    return average_gradients(parameters, 0.0, 0, ranks)
 
 
 class SquaredError(Protocol):

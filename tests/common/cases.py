@@ -1,5 +1,6 @@
-"""What the tests of normalisation share: spaces, and a small model of each algorithm."""
+"""What the tests share: spaces, a small model of each algorithm, an environment without a state."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -18,3 +19,11 @@ def made(algorithm, env, **settings):
     if algorithm is ACER:
         steps |= {"replay_start": 16, "buffer_size": 64}
     return algorithm(settings.pop("policy", "MlpPolicy"), env, **(steps | settings))
+
+
+class WithHandle(gym.Wrapper):
+    """Holds what can not be pickled."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.handle = (number for number in range(3))

@@ -8,6 +8,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from sb3_trpo_ext.common.environment_state import environment_state, restore_environment
+from tests.common.cases import WithHandle
 
 IDS = ["CartPole-v1", "Pendulum-v1", "MountainCarContinuous-v0", "Acrobot-v1", "HalfCheetah-v5", "Hopper-v4", "Ant-v5"]
 WRAPPERS = {
@@ -65,14 +66,6 @@ def test_wrappers_and_open_files_stay_what_they_are(tmp_path):
     restore_environment(env, state)
     assert env.venv is inner and env.venv.envs[0] is monitor
     assert monitor.results_writer is writer
-
-
-class WithHandle(gym.Wrapper):
-    """Holds what can not be pickled."""
-
-    def __init__(self, env):
-        super().__init__(env)
-        self.handle = (number for number in range(3))
 
 
 def test_there_is_none_where_something_can_not_be_pickled():

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_trpo_ext import ACER, TRPO, MaskableTRPO, RecurrentTRPO
 from sb3_trpo_ext.common.checkpoint import KEPT, newest
 from tests.cases import SMALL
+from tests.common.cases import WithHandle
 from tests.trpo.masked_cases import vec_env
 
 SMALL_MEMORY = {"lstm_hidden_size": 4, "net_arch": [4]}
@@ -212,14 +213,6 @@ def test_a_model_without_environment_can_not_go_on(tmp_path):
     model.save(tmp_path / "model")
     with pytest.raises(ValueError, match="needs an environment"):
         TRPO.load(tmp_path / "model").resume_from(str(tmp_path))
-
-
-class WithHandle(gym.Wrapper):
-    """Holds what can not be pickled."""
-
-    def __init__(self, env):
-        super().__init__(env)
-        self.handle = (number for number in range(3))
 
 
 def test_environments_without_a_state_begin_new_episodes(tmp_path):

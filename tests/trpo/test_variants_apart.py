@@ -49,17 +49,13 @@ def test_arguments_of_recurrent_ppo_that_do_not_exist_are_answered():
         RecurrentTRPO("MlpLstmPolicy", "CartPole-v1", policy_kwargs={"lstm_kwargs": {}})
 
 
-class AsDict(gym.ObservationWrapper):
-    def __init__(self, env):
-        super().__init__(env)
-        self.observation_space = spaces.Dict(vector=env.observation_space)
-
-    def observation(self, observation):
-        return {"vector": observation}
+def as_dict(env):
+    space = spaces.Dict(vector=env.observation_space)
+    return gym.wrappers.TransformObservation(env, lambda observation: {"vector": observation}, space)
 
 
 def test_dict_observations_need_their_policy():
-    env = make_vec_env(lambda: AsDict(gym.make("CartPole-v1")), 1)
+    env = make_vec_env(lambda: as_dict(gym.make("CartPole-v1")), 1)
     with pytest.raises(ValueError, match="MultiInputLstmPolicy"):
         RecurrentTRPO("MlpLstmPolicy", env)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
@@ -59,7 +60,7 @@ class Layer(ABC):
         :return: y = f(z)
         """
         if type(self.activation) is nn.Tanh:
-            return z.tanh_()
+            return tanh_(z)
         return z if self.activation is None else self.activation(z)
 
     def multiply_by_slope(self, tensor: Tensor, y: Tensor) -> None:
@@ -182,6 +183,19 @@ class Convolution(Layer):
         return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
             cotangent, x, self.weight, [len(self.weight)], stride, padding, dilation, False, [0, 0], groups, wanted
         )
+
+
+def tanh_(z: Tensor) -> Tensor:
+    """
+    The hyperbolic tangent, in place.
+
+    :param z: of any type, on any device
+    """
+    if z.requires_grad or not z.is_cpu or z.dtype not in (torch.float32, torch.float64):
+        return z.tanh_()
+    array = z.numpy()
+    np.tanh(array, out=array)  # six times as fast as torch's on one thread, where that took half of a forward pass
+    return z
 
 
 def layers_of(modules: Sequence[nn.Module]) -> list[Layer] | None:

@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
 from sb3_trpo_ext.common.inputs import Inputs
+from sb3_trpo_ext.trust_region.advantages import critic_targets
 from sb3_trpo_ext.trust_region.batch import Batch
 from sb3_trpo_ext.trust_region.heads import Heads
 
@@ -104,32 +105,3 @@ class Rollout:
         }
         bad = [name for name, tensor in parts.items() if not bool(torch.isfinite(tensor).all())]
         return bad + self.inputs.not_finite()
-
-
-def critic_targets(buffer: RolloutBuffer, critic_gae_lambda: float) -> NDArray[Any]:
-    """
-    V(s_t) + Σ_l (γ λ_V)^l δ_{t+l}, within the episode: what the critic learns when its λ is not that of the advantages
-    (Aitchison and Sweetser 2022, "DNA: Proximal Policy Optimization with a Dual Network Architecture",
-    arXiv:2206.10027).
-
-    The errors δ are read off the advantages, Â_t = δ_t + γ λ Â_{t+1}, so that nobody has to know the value of the state
-    after the last step once more.
-
-    :param buffer: filled, with returns and advantages computed
-    :param critic_gae_lambda: λ_V, in [0, 1]
-    :return: as the buffer's returns are laid out
-    """
-    is_flat = buffer.generator_ready
-
-    def in_time(array: NDArray[Any]) -> NDArray[np.float64]:
-        rows = array.reshape(buffer.n_envs, buffer.buffer_size).T if is_flat else array
-        return rows.astype(np.float64)
-
-    advantages, values = in_time(buffer.advantages), in_time(buffer.values)
-    goes_on = 1.0 - buffer.episode_starts[1:]  # from step t to t + 1
-    sums = advantages.copy()
-    sums[:-1] -= buffer.gamma * buffer.gae_lambda * goes_on * advantages[1:]  # δ
-    for t in reversed(range(len(goes_on))):
-        sums[t] += buffer.gamma * critic_gae_lambda * goes_on[t] * sums[t + 1]
-    returns: NDArray[np.float32] = (values + sums).astype(np.float32)
-    return returns.T.reshape(buffer.returns.shape) if is_flat else returns

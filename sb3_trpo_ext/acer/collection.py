@@ -185,9 +185,10 @@ class SequenceBehaviour:
         self._timeouts: list[Timeout] = []
         self._statistics: list[Array] = []
 
-    def sampler(self) -> Sampler:
+    def sampler(self, steps: int) -> Sampler:
         """As :meth:`sb3_trpo_ext.common.collection.Behaviour.sampler`."""
-        sampler = sampler_of(self._model.policy, self._model._network, self._buffer.n_envs, self._model.num_threads)
+        model = self._model
+        sampler = sampler_of(model.policy, model._network, self._buffer.n_envs, model.num_threads, steps=steps)
         return sampler if self._recording is None else self._recording.noting(sampler)
 
     def note_timeout(self, timeout: Timeout) -> None:

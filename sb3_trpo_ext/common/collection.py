@@ -1,6 +1,6 @@
 """Stepping through environments as SB3 does it; what can wait is computed at the rollout's end."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any, NamedTuple, Protocol
@@ -37,8 +37,12 @@ class Timeout(NamedTuple):
 class Behaviour(Protocol):
     """What acts during a rollout, and what there is to say of it afterwards."""
 
-    def sampler(self) -> Sampler:
-        """Chooses actions with the parameters as they are now."""
+    def sampler(self, steps: int) -> Sampler:
+        """
+        Chooses actions with the parameters as they are now.
+
+        :param steps: for which it may draw random numbers at once
+        """
         ...
 
     def note_timeout(self, timeout: Timeout) -> None:
@@ -81,17 +85,20 @@ def step_through(
     callback.update_locals({"self": model, "env": env, "rollout_buffer": buffer, "n_rollout_steps": buffer.buffer_size})
     callback.on_rollout_start()
     model._follow_policy()
-    # Without a callback there is nobody who could write, and what a step of watching costs can be saved.
-    watched = nn.Module() if is_silent(callback) else model.policy
-    sampler, watch, first = behaviour.sampler(), Watch(watched), 0
+    # Without a callback there is nobody who could write, read or draw random numbers, and what a step of that costs can
+    # be saved.
+    alone = is_silent(callback)
+    steps, within_bounds = buffer.buffer_size if alone else 1, bounds_of(model)
+    sampler, watch, first = behaviour.sampler(steps), Watch(nn.Module() if alone else model.policy), 0
     for n_steps in range(buffer.buffer_size):
         if watch.noticed():
             with watch.undone():
                 behaviour.evaluate(slice(first, n_steps))
-            sampler, watch, first = behaviour.sampler(), Watch(model.policy), n_steps
+            sampler, watch, first = behaviour.sampler(steps), Watch(model.policy), n_steps
         if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
             model.policy.reset_noise(env.num_envs)
-        if not _step(model, behaviour, env, callback, buffer, n_steps, sampler(model._last_obs)):
+        actions = sampler(model._last_obs)
+        if not _step(model, behaviour, env, callback, buffer, n_steps, actions, within_bounds(actions), alone):
             return False
     with watch.undone() if watch.noticed() else nullcontext():
         behaviour.evaluate(slice(first, buffer.buffer_size))
@@ -112,15 +119,17 @@ def _step(
     buffer: RolloutBuffer,
     n_steps: int,
     actions: NDArray[Any],
+    clipped_actions: NDArray[Any],
+    alone: bool,
 ) -> bool:
     """One step in every environment, into the buffer; False if the callback ended training."""
     observations: Any = model._last_obs
-    clipped_actions = _within_bounds(model, actions)
     new_obs, rewards, dones, infos = env.step(clipped_actions)
     model.num_timesteps += env.num_envs * model._ranks.world_size  # those of all ranks, counted when all have finished
-    now = {"n_steps": n_steps, "actions": actions, "clipped_actions": clipped_actions}
-    now["obs_tensor"] = obs_as_tensor(observations, model.device)
-    callback.update_locals({**now, "new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos})
+    if not alone:
+        now = {"n_steps": n_steps, "actions": actions, "clipped_actions": clipped_actions}
+        now["obs_tensor"] = obs_as_tensor(observations, model.device)
+        callback.update_locals({**now, "new_obs": new_obs, "rewards": rewards, "dones": dones, "infos": infos})
     if not callback.on_step():
         return False
 
@@ -141,16 +150,15 @@ def _timeouts(step: int, dones: NDArray[Any], infos: list[dict[str, Any]]) -> It
             yield Timeout(step, i, deepcopy(last))  # some simulators use its memory again
 
 
-def _within_bounds(model: OnPolicyAlgorithm, actions: NDArray[Any]) -> NDArray[Any]:
-    """What the environments are given: Box actions within their bounds, the others as they are."""
+def bounds_of(model: OnPolicyAlgorithm) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Actions → what the environments are given: Box actions within their bounds, the others as they are."""
     space = model.action_space
     if not isinstance(space, spaces.Box):
-        return actions
+        return lambda actions: actions
     if model.policy.squash_output:
-        unscaled: NDArray[Any] = model.policy.unscale_action(actions)
-        return unscaled
-    bounded: NDArray[Any] = np.minimum(np.maximum(actions, space.low), space.high)
-    return bounded
+        return model.policy.unscale_action
+    low, high = space.low, space.high
+    return lambda actions: np.minimum(np.maximum(actions, low), high)
 
 
 def _store(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeAlias, TypeVar
+from typing import ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +44,8 @@ class Inputs:
     """
 
     observations: Observations
+    stands_alone: ClassVar[bool] = True
+    """Whether a state can be left out, and the others stay what they are."""
 
     def __len__(self) -> int:
         return len(self._first)

@@ -1,5 +1,6 @@
 """Choosing actions while a rollout is collected: a frozen policy that costs microseconds per step."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -45,24 +46,33 @@ class PolicySampler:
     :param masks: as :func:`sampler_of`
     """
 
+    log_probs: list[NDArray[Any]]
+    """Of all actions so far, each of shape (n_envs,); empty where the network is small, and soon asked again."""
+
     def __init__(self, policy: ActorCriticPolicy, n_envs: int, num_threads: int | None, masks: MasksOf | None = None):
         self._policy, self._masks = policy, masks
-        self._threads = partial(torch_threads, num_threads, n_envs, count(list(policy.parameters())))
+        size = count(list(policy.parameters()))
+        self._threads = partial(torch_threads, num_threads, n_envs, size)
+        self._notes, self.log_probs = n_envs * size > LARGE, []
 
     @torch.no_grad()
     def __call__(self, observations: Any) -> NDArray[Any]:
         tensor = finite(obs_as_tensor(observations, self._policy.device))
         further = () if self._masks is None else (self._masks(observations),)
         with self._threads():
-            actions = self._policy.get_distribution(tensor, *further).get_actions()
+            distribution = self._policy.get_distribution(tensor, *further)
+            actions = distribution.get_actions()
+            if self._notes:
+                self.log_probs.append(distribution.log_prob(actions).cpu().numpy())
         return actions.reshape((-1, *self._policy.action_space.shape)).cpu().numpy()  # type: ignore[misc]
 
 
-_ARRAY_ACTIVATIONS: dict[type, Callable[[FloatArray], FloatArray]] = {
+_ARRAY_ACTIVATIONS: dict[type, Callable[[FloatArray], Any]] = {
     type(None): lambda x: x,
-    nn.Tanh: lambda x: np.tanh(x, out=x),
-    nn.ReLU: lambda x: np.maximum(x, 0, out=x),
+    nn.Tanh: lambda x: np.tanh(x, x),
+    nn.ReLU: lambda x: np.maximum(x, 0, x),
 }
+"""Each in place."""
 
 
 class ArraySampler:
@@ -74,17 +84,25 @@ class ArraySampler:
     :param layers: from observations to distribution parameters, all dense
     :param sample: distribution parameters of n_envs states → one sample each
     :param normalizer: of the observations; None for none
+    :param n_envs: rows of observations
     :param masks: as :func:`sampler_of`
     """
 
     def __init__(
-        self, layers: list[Layer], sample: ArraySample, normalizer: Normalizer | None, masks: MasksOf | None = None
+        self,
+        layers: list[Layer],
+        sample: ArraySample,
+        normalizer: Normalizer | None,
+        n_envs: int,
+        masks: MasksOf | None = None,
     ):
-        self._weights = [
+        # Of each layer weight, bias and activation, and room for its output.
+        self._layers = [
             (
                 layer.weight.detach().numpy().T.copy(),
-                layer.bias.detach().numpy().copy(),
+                np.tile(layer.bias.detach().numpy(), (n_envs, 1)),
                 _ARRAY_ACTIVATIONS[type(layer.activation)],
+                np.empty((n_envs, len(layer.bias)), np.float32),
             )
             for layer in layers
         ]
@@ -92,31 +110,33 @@ class ArraySampler:
         self._moments = None if normalizer is None else normalizer.arrays()
 
     def __call__(self, observations: Any) -> NDArray[Any]:
-        rows = observations.reshape(len(observations), -1)
-        output = self._network(rows)
-        if not np.isfinite(output.sum()):
-            output = self._network(np.nan_to_num(rows.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0))
-        if self._masks is not None:
-            forbid(output, self._masks(observations))
-        return self._sample(output)
-
-    def _network(self, rows: NDArray[Any]) -> FloatArray:
-        x = self._normalized(rows)
-        for weight, bias, activation in self._weights:
-            x = x @ weight
+        x = self._inputs(observations.reshape(len(observations), -1))
+        for weight, bias, activate, room in self._layers:
+            x = np.dot(x, weight, out=room)
             x += bias
-            x = activation(x)
-        return x
+            activate(x)
+        if self._masks is not None:
+            forbid(x, self._masks(observations))
+        return self._sample(x)
 
-    def _normalized(self, rows: NDArray[Any]) -> FloatArray:
+    def _inputs(self, rows: NDArray[Any]) -> FloatArray:
+        """What enters the network, from observations that need not be finite."""
+        x = self._scaled(rows)
+        square = float(np.vdot(x, x))  # of their norm: the cheapest look at all of them
+        if not math.isfinite(square):
+            x = self._scaled(np.nan_to_num(rows.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0))
+        if self._moments is None or square <= CLIP**2:  # then none is larger
+            return x
+        return np.minimum(np.maximum(x, -CLIP, out=x), CLIP, out=x)
+
+    def _scaled(self, rows: NDArray[Any]) -> FloatArray:
+        """In units of standard deviations from the mean, if there is a normalizer."""
         if self._moments is None:
             return rows.astype(np.float32)
         mean, inverse_std = self._moments
-        x = (rows - mean).astype(np.float32)
+        x: FloatArray = np.subtract(rows, mean).astype(np.float32)
         x *= inverse_std
-        if not np.isfinite(x.sum()):  # clipped, infinity would no longer be seen
-            return x
-        return np.minimum(np.maximum(x, -CLIP, out=x), CLIP, out=x)
+        return x
 
 
 def forbid(logits: FloatArray, masks: NDArray[np.bool_]) -> None:
@@ -134,6 +154,7 @@ def sampler_of(
     n_envs: int,
     num_threads: int | None = None,
     masks: MasksOf | None = None,
+    steps: int = 1,
 ) -> Sampler:
     """
     The fastest one that samples exactly as the policy does. Valid until the parameters change.
@@ -144,6 +165,7 @@ def sampler_of(
     :param num_threads: of torch; None chooses
     :param masks: which choices the present states allow, as :func:`sb3_trpo_ext.kernels.masking.masked` takes them;
         called once per step. None for all
+    :param steps: for which random numbers may be drawn at once; 1 if somebody else draws some between the steps
     """
     space, plain = policy.observation_space, plain_distribution(policy)
     if (
@@ -159,4 +181,4 @@ def sampler_of(
         or max(n_envs * layer.weight.numel() for layer in network.layers) > LARGE
     ):
         return PolicySampler(policy, n_envs, num_threads, masks)
-    return ArraySampler(network.layers, plain.sampler(policy), normalizer_of(policy), masks)
+    return ArraySampler(network.layers, plain.sampler(policy, steps), normalizer_of(policy), n_envs, masks)

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from sb3_trpo_ext.common.inputs import Inputs, Rows, chosen, finite
+from sb3_trpo_ext.common.inputs import Inputs, Rows, chosen
 from sb3_trpo_ext.common.network import Network
 from sb3_trpo_ext.common.sampler import Sampler, sampler_of
 from sb3_trpo_ext.kernels.families import Family
@@ -83,13 +83,11 @@ class MaskedHeads(Heads):
 
     def evaluate(self, inputs: Inputs, actions: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.evaluate`."""
-        assert isinstance(inputs, MaskedInputs)
-        seen = replace(inputs, observations=finite(inputs.observations))
-        return self.values(seen), self.family(seen).log_prob(actions)
+        return self.values(inputs), self.family(inputs).log_prob(actions)
 
-    def sampler(self, network: Network | None, n_envs: int, num_threads: int | None) -> Sampler:
+    def sampler(self, network: Network | None, n_envs: int, num_threads: int | None, steps: int = 1) -> Sampler:
         """As :meth:`sb3_trpo_ext.trust_region.heads.Heads.sampler`."""
-        return sampler_of(self.policy, network, n_envs, num_threads, self._source.now)
+        return sampler_of(self.policy, network, n_envs, num_threads, self._source.now, steps)
 
     @staticmethod
     def _masked(family: Family, inputs: MaskedInputs) -> Family:

@@ -137,7 +137,7 @@ class RememberingBehaviour:
         self._steps = 0
         self._values_at_timeouts: list[tuple[int, int, float]] = []
 
-    def sampler(self) -> Sampler:
+    def sampler(self, steps: int) -> Sampler:
         """As :meth:`sb3_trpo_ext.common.collection.Behaviour.sampler`."""
         if self._steps == 0:  # a callback may exchange the policy when the rollout starts
             self._model._memory.begin(self._model.policy, self._buffer.n_envs)

@@ -1,6 +1,7 @@
 """Collecting a rollout: actions step by step, values and log-probabilities in one batch at its end."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any, Protocol
@@ -16,11 +17,14 @@ from torch import Tensor
 
 from sb3_trpo_ext.common.algorithm import Algorithm
 from sb3_trpo_ext.common.collection import Behaviour, Timeout, step_through
-from sb3_trpo_ext.common.sampler import Sampler
+from sb3_trpo_ext.common.inputs import finite
+from sb3_trpo_ext.common.sampler import PolicySampler, Sampler
 from sb3_trpo_ext.common.threads import torch_threads
 from sb3_trpo_ext.kernels.vector import count
 from sb3_trpo_ext.trust_region.actor import Actor
+from sb3_trpo_ext.trust_region.advantages import compute_advantages
 from sb3_trpo_ext.trust_region.heads import Heads
+from sb3_trpo_ext.trust_region.value_function import ValueFunction
 
 # Numbers that go through the network at once when the rollout is evaluated: bounds memory for images.
 CHUNK = 2**22
@@ -63,7 +67,7 @@ def collect_fast(
     if not step_through(model, behaviour, env, callback, buffer):
         return False
     starts: Any = model._last_episode_starts
-    buffer.compute_returns_and_advantage(behaviour.last_values(model._last_obs, starts), starts)
+    compute_advantages(buffer, behaviour.last_values(model._last_obs, starts), starts)
     callback.update_locals({"values": buffer.values, "log_probs": buffer.log_probs})
     callback.on_rollout_end()
     return True
@@ -73,21 +77,29 @@ class FastBehaviour:
     """
     Acts without the critic, and evaluates many steps at once.
 
-    :param actor: gives that of the policy as it is now; a callback may exchange it when the rollout starts
+    :param parts: gives actor and critic as they are now; a callback may exchange the policy when the rollout starts
     :param buffer: to write values and log-probabilities into
     :param gamma: discount, of values at time limits
     :param num_threads: of torch; None chooses
     """
 
-    def __init__(self, actor: Callable[[], Actor], buffer: RolloutBuffer, gamma: float, num_threads: int | None):
-        self._actor, self._buffer = actor, buffer
+    def __init__(
+        self,
+        parts: Callable[[], tuple[Actor, ValueFunction]],
+        buffer: RolloutBuffer,
+        gamma: float,
+        num_threads: int | None,
+    ):
+        self._parts, self._buffer = parts, buffer
         self._gamma, self._num_threads = gamma, num_threads
         self._timeouts: list[Timeout] = []
+        self._sampler: Sampler | None = None
 
-    def sampler(self) -> Sampler:
+    def sampler(self, steps: int) -> Sampler:
         """As :meth:`sb3_trpo_ext.common.collection.Behaviour.sampler`."""
-        actor = self._actor()
-        return actor.heads.sampler(actor.network, self._buffer.n_envs, self._num_threads)
+        actor, _ = self._parts()
+        self._sampler = actor.heads.sampler(actor.network, self._buffer.n_envs, self._num_threads, steps)
+        return self._sampler
 
     def note_timeout(self, timeout: Timeout) -> None:
         """As :meth:`sb3_trpo_ext.common.collection.Behaviour.note_timeout`."""
@@ -95,34 +107,46 @@ class FastBehaviour:
 
     def evaluate(self, steps: slice) -> None:
         """As :meth:`sb3_trpo_ext.common.collection.Behaviour.evaluate`."""
-        heads, n_envs = self._actor().heads, self._buffer.n_envs
+        (actor, critic), n_envs = self._parts(), self._buffer.n_envs
+        noted = self._sampler.log_probs if isinstance(self._sampler, PolicySampler) else []
+        if noted:
+            self._buffer.log_probs[steps] = np.stack(noted)
         rows = (steps.stop - steps.start) * n_envs
-        with torch_threads(self._num_threads, rows, count(list(heads.policy.parameters()))):
-            _evaluate(heads, self._buffer, steps.start * n_envs, steps.stop * n_envs)
+        with torch_threads(self._num_threads, rows, count(list(actor.policy.parameters()))):
+            _evaluate(actor, critic, self._buffer, steps.start * n_envs, steps.stop * n_envs, bool(noted))
         for step, i, observation in self._timeouts:
-            self._buffer.rewards[step, i] += self._gamma * _value(heads, observation)
+            self._buffer.rewards[step, i] += self._gamma * _value(actor.heads, observation)
         self._timeouts.clear()
 
     @torch.no_grad()
     def last_values(self, observations: Any, episode_starts: NDArray[Any]) -> Tensor:
         """As :meth:`ValuingBehaviour.last_values`."""
-        heads = self._actor().heads
+        heads = self._parts()[0].heads
         return heads.values(heads.present(observations))
 
 
 @torch.no_grad()
-def _evaluate(heads: Heads, buffer: RolloutBuffer, first: int, end: int) -> None:
+def _evaluate(
+    actor: Actor, critic: ValueFunction, buffer: RolloutBuffer, first: int, end: int, values_alone: bool
+) -> None:
     """Values and log-probabilities of some rows, one step of all environments after the other, into the buffer."""
     n = buffer.buffer_size * buffer.n_envs
     rows = max(1, CHUNK // sum(map(prod, _shapes(buffer.observation_space))))
-    actions = torch.as_tensor(buffer.actions.reshape(n, -1).astype(np.float32), device=heads.policy.device)
+    actions = torch.as_tensor(buffer.actions.reshape(n, -1).astype(np.float32), device=actor.policy.device)
     if isinstance(buffer.action_space, spaces.Discrete):
         actions = actions.long().flatten()
     values, log_probs = buffer.values.reshape(n), buffer.log_probs.reshape(n)  # views
     for start in range(first, end, rows):
         part = slice(start, min(start + rows, end))
-        inputs = heads.recorded(buffer, partial(_in_order, part))
-        part_values, part_log_probs = heads.evaluate(inputs, actions[part])
+        inputs = actor.heads.recorded(buffer, partial(_in_order, part))
+        inputs = replace(inputs, observations=finite(inputs.observations))
+        if values_alone:
+            values[part] = critic.values(inputs).flatten().cpu().numpy()
+            continue
+        if actor.network is not None and critic.network is not None:
+            part_values, part_log_probs = critic.values(inputs), actor.family(inputs).log_prob(actions[part])
+        else:
+            part_values, part_log_probs = actor.heads.evaluate(inputs, actions[part])
         values[part] = part_values.flatten().cpu().numpy()
         log_probs[part] = part_log_probs.cpu().numpy()
 

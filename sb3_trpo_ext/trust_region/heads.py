@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
 from sb3_trpo_ext.common.distributions import family_actions, family_of, family_of_latent, plain_distribution
-from sb3_trpo_ext.common.inputs import Inputs, each, finite
+from sb3_trpo_ext.common.inputs import Inputs, each
 from sb3_trpo_ext.common.network import Network, actor_network, critic_network, has_sb3s
 from sb3_trpo_ext.common.normalization import features_of
 from sb3_trpo_ext.common.sampler import Sampler, sampler_of
@@ -105,13 +105,13 @@ class Heads:
 
     def evaluate(self, inputs: Inputs, actions: Tensor) -> tuple[Tensor, Tensor]:
         """
-        What SB3's own loop stores besides the trajectory. States that are not finite count as 0.
+        What SB3's own loop stores besides the trajectory.
 
-        :param inputs: of n states
+        :param inputs: of n states, finite
         :param actions: taken there, as SB3's ``evaluate_actions`` takes them
         :return: V and log π(a|s), each with n numbers
         """
-        values, log_prob, _ = self.policy.evaluate_actions(finite(inputs.observations), actions)
+        values, log_prob, _ = self.policy.evaluate_actions(inputs.observations, actions)
         return values, log_prob
 
     def actor_network(self) -> Network | None:
@@ -137,15 +137,16 @@ class Heads:
         assert plain is not None  # or there would be no plain network
         return plain.family(self.policy, output)
 
-    def sampler(self, network: Network | None, n_envs: int, num_threads: int | None) -> Sampler:
+    def sampler(self, network: Network | None, n_envs: int, num_threads: int | None, steps: int = 1) -> Sampler:
         """
         Chooses actions during a rollout, exactly as the policy would. Valid until the parameters change.
 
         :param network: as :meth:`actor_network`
         :param n_envs: rows of observations
         :param num_threads: of torch; None chooses
+        :param steps: for which it may draw random numbers at once
         """
-        return sampler_of(self.policy, network, n_envs, num_threads)
+        return sampler_of(self.policy, network, n_envs, num_threads, steps=steps)
 
     def can_collect_fast(self, buffer: RolloutBuffer) -> bool:
         """

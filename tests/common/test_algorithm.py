@@ -39,7 +39,7 @@ class Acts:
     def __init__(self, policy, n_envs):
         self._policy, self._n_envs = policy, n_envs
 
-    def sampler(self):
+    def sampler(self, steps):
         return PolicySampler(self._policy, self._n_envs, None)
 
     def note_timeout(self, timeout):

@@ -82,7 +82,7 @@ class Acts:
     def __init__(self, model):
         self.model, self.timeouts, self.asked, self.samplers = model, [], [], 0
 
-    def sampler(self):
+    def sampler(self, steps):
         self.samplers += 1
         return PolicySampler(self.model.policy, ENVS, None)
 

@@ -136,7 +136,7 @@ def test_a_squashed_gaussian_is_not_plain():
 @pytest.mark.parametrize("n", [1, 6])
 def test_samples_are_those_of_sb3_from_the_same_seed(name, n):
     policy, observations = make_policy(name), torch.randn(n, OBSERVATION)
-    sample = plain_distribution(policy).sampler(policy)
+    sample = plain_distribution(policy).sampler(policy, 1)
     with torch.no_grad():
         output = last_layers_output(policy, observations).numpy()
         for seed in range(5):
@@ -154,7 +154,7 @@ def test_samples_are_distributed_as_the_policy_says(name):
     with torch.no_grad():
         reference = torch_reference(policy, observation)
         output = last_layers_output(policy, observation).expand(n, -1).numpy()
-    drawn = torch.from_numpy(plain_distribution(policy).sampler(policy)(output)).reshape(n, -1)
+    drawn = torch.from_numpy(plain_distribution(policy).sampler(policy, 1)(output)).reshape(n, -1)
     if name == "box":
         mean, std = reference[0].base_dist.loc[0], reference[0].base_dist.scale[0]
         torch.testing.assert_close(drawn.mean(dim=0), mean, rtol=0, atol=0.01)
@@ -169,5 +169,5 @@ def test_samples_are_distributed_as_the_policy_says(name):
 
 def test_a_gaussian_sampler_keeps_the_shape_of_the_actions_and_any_number_of_rows():
     policy = make_policy("box")
-    sample = plain_distribution(policy).sampler(policy)
+    sample = plain_distribution(policy).sampler(policy, 1)
     assert [sample(np.zeros((n, 3), np.float32)).shape for n in (2, 5, 1)] == [(2, 3), (5, 3), (1, 3)]

@@ -10,6 +10,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
+from sb3_trpo_ext.common import sampler
+from sb3_trpo_ext.trust_region.collection import FastBehaviour
 from sb3_trpo_ext.trust_region.heads import Heads
 
 VECTOR = spaces.Box(-1, 1, (3,))
@@ -127,6 +129,37 @@ class Watcher(BaseCallback):
 
     def _on_rollout_end(self):
         self.at_end = {name: np.asarray(self.locals[name]) for name in ("values", "log_probs")}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("settings", [{}, {"use_sde": True}], ids=["by hand", "by autograd"])
+def test_states_that_are_not_finite_are_evaluated_as_zeros(settings, bad, space_env, tiny):
+    model = tiny(space_env(VECTOR, BOX), **settings)
+    model.learn(model.n_steps)
+    buffer, whole = model.rollout_buffer, slice(0, model.n_steps)
+    behaviour = FastBehaviour(lambda: (model.actor, model.value_function), buffer, 0.99, None)
+    buffer.observations[2, 0, 1] = 0
+    behaviour.evaluate(whole)
+    expected = buffer.values.copy(), buffer.log_probs.copy()
+    buffer.observations[2, 0, 1] = bad
+    behaviour.evaluate(whole)
+    np.testing.assert_array_equal((buffer.values, buffer.log_probs), expected)
+
+
+def test_large_networks_are_asked_once_for_actions_and_their_likelihood(space_env, tiny, monkeypatch):
+    """Their log-probabilities are noted when the actions are drawn."""
+    model = tiny(space_env(IMAGE, BOX), "CnnPolicy")
+    monkeypatch.setattr(sampler, "LARGE", 1)
+    asked = []
+    monkeypatch.setattr(type(model.actor), "family", lambda *_: asked.append(1))
+    _, callback = model._setup_learn(100)
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+    assert not asked
+    noted = model.rollout_buffer.log_probs.copy()
+    monkeypatch.undo()
+    behaviour = FastBehaviour(lambda: (model.actor, model.value_function), model.rollout_buffer, 0.99, None)
+    behaviour.evaluate(slice(0, model.n_steps))
+    np.testing.assert_allclose(noted, model.rollout_buffer.log_probs, rtol=1e-5, atol=1e-5)
 
 
 def test_callbacks_see_every_step_and_the_values_at_the_end(space_env, tiny):

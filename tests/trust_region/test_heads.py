@@ -129,18 +129,6 @@ def test_evaluation_is_that_of_sb3(name):
     assert torch.equal(values, expected_values) and torch.equal(log_prob, expected_log_prob)
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_states_that_are_not_finite_are_evaluated_as_zeros(bad):
-    policy = make_policy("box")
-    batch = make_batch(policy, 4)
-    clean = batch.inputs.observations.clone()
-    clean[2, 1] = 0
-    batch.inputs.observations[2, 1] = bad
-    values, log_prob = Heads(policy).evaluate(batch.inputs, batch.actions)
-    expected_values, expected_log_prob, _ = policy.evaluate_actions(clean, batch.actions)
-    assert torch.equal(values, expected_values) and torch.equal(log_prob, expected_log_prob)
-
-
 @pytest.mark.parametrize("action", ACTIONS)
 def test_the_networks_output_gives_the_same_families_as_the_policy(action):
     heads = heads_of("vector", action)

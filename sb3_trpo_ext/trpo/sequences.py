@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ class Sequences(MaskedInputs):
 
     lengths: Tensor
     states: MemoryStates
+    stands_alone: ClassVar[bool] = False
 
     @cached_property
     def layout(self) -> Packed:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 
@@ -14,6 +13,7 @@ from sb3_trpo_ext.common.settings import DISTRIBUTED, Rule, none_or, number, one
 from sb3_trpo_ext.kernels.vector import count
 from sb3_trpo_ext.trpo.policies import MlpPolicy
 from sb3_trpo_ext.trpo.reuse import Discounts
+from sb3_trpo_ext.trust_region.advantages import has_sb3s_advantages
 from sb3_trpo_ext.trust_region.direction import (
     Backtracking,
     Direction,
@@ -43,7 +43,7 @@ LARGEST_LOG_STD = 40.0  # the square of its exponential is a float32
 ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 # Settings of each kind of critic, with their defaults.
 CRITIC_SETTINGS: dict[CriticMethod, dict[str, Any]] = {
-    "trust_region": {"n_critic_steps": 3, "critic_max_kl": 0.1},
+    "trust_region": {"n_critic_steps": 4, "critic_max_kl": 0.1},
     "adam": {"learning_rate": 1e-3, "batch_size": 128, "n_critic_updates": 10},
 }
 
@@ -81,7 +81,12 @@ RULES = (
     Rule("normalize_advantage", *_SWITCH, "True is usual."),
     Rule("fast", *_SWITCH, "True is faster."),
     Rule("sub_sampling_factor", whole(1), "a whole number >= 1", "1 uses all samples."),
-    Rule("curvature_sampling_factor", whole(1), "a whole number >= 1", "1 uses all states."),
+    Rule(
+        "curvature_sampling_factor",
+        lambda value: value == "auto" or whole(1)(value),
+        'a whole number >= 1 or "auto"',
+        "1 uses all states.",
+    ),
     Rule("kl_reduction", one_of(*get_args(KLReduction)), '"sum" or "mean"', '"mean" is sb3-contrib\'s.'),
     Rule("cg_preconditioner", one_of(None, "kfac"), 'None or "kfac"', "None is the plain conjugate gradient."),
     Rule(
@@ -310,8 +315,7 @@ def default_gae_lambda(action_space: spaces.Space[Any]) -> float:
 
 def targets(model: "TRPO") -> float | None:
     """λ of the critic's targets; None for those that the rollout buffer has."""
-    computes = type(model.rollout_buffer).compute_returns_and_advantage
-    return model.critic_gae_lambda if computes is RolloutBuffer.compute_returns_and_advantage else None
+    return model.critic_gae_lambda if has_sb3s_advantages(model.rollout_buffer) else None
 
 
 def discounts(model: "TRPO") -> Discounts:

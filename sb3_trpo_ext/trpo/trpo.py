@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -86,8 +86,7 @@ class TRPO(Algorithm[Rollout]):
     :param n_steps: steps per environment and update. Higher means fewer, better estimated updates.
     :param batch_size: samples per gradient step of ``critic="adam"``. Higher is faster and smoother. None is 128.
     :param gamma: discount, in [0, 1]
-    :param cg_max_steps: limit of conjugate gradient steps, the critic's too. Higher gives a direction nearer to the
-        natural gradient.
+    :param cg_max_steps: limit of conjugate gradient steps. Higher gives a direction nearer to the natural gradient.
     :param cg_damping: λ ≥ 0, added to the Fisher matrix. Higher turns the direction towards the plain gradient and
         shortens the step. None is 0.1 for each action dimension, and 0.1 in all with ``kl_reduction="mean"`` or a
         Euclidean region.
@@ -119,8 +118,9 @@ class TRPO(Algorithm[Rollout]):
     :param seed: of all random generators
     :param device: "auto", "cpu", "cuda", …
     :param kl_reduction: "sum" over action dimensions, or "mean" as sb3-contrib
-    :param curvature_sampling_factor: the Fisher matrix uses every k-th state; the gradient, the line search and the
-        critic use all. Higher is faster and noisier (Schulman et al. 2015, appendix C: 10).
+    :param curvature_sampling_factor: the Fisher matrix uses every k-th state; the gradient and the line search use all.
+        Higher is faster and noisier (Schulman et al. 2015, appendix C: 10). "auto" takes the largest k that leaves
+        1 024 states; with memory, whose states hang together, 1.
     :param trust_region: "kl", or "euclidean" for a step of length √(2 · target_kl) along the plain gradient
     :param cg_tolerance: relative residual at which the conjugate gradient stops
     :param adaptive_damping: double the damping after an update that failed (line search or curvature), up to 1024 times
@@ -134,7 +134,7 @@ class TRPO(Algorithm[Rollout]):
         with large networks. None is "trust_region", but "adam" where observations hold an image (a Box of three
         dimensions or more).
     :param n_critic_steps: Gauss-Newton steps per update of ``critic="trust_region"``. Higher follows the last rollout
-        more closely, and its noise. None is 3.
+        more closely, and its noise. None is 4.
     :param critic_max_kl: ε > 0, the size of the critic's trust region in each step. Higher follows the last rollout
         more closely. None is 0.1.
     :param critic_gae_lambda: λ of the critic's targets, in [0, 1]. Higher means less bias and more variance of what the
@@ -202,7 +202,7 @@ class TRPO(Algorithm[Rollout]):
         seed: int | None = None,
         device: torch.device | str = "auto",
         kl_reduction: KLReduction = "sum",
-        curvature_sampling_factor: int = 1,
+        curvature_sampling_factor: int | Literal["auto"] = "auto",
         trust_region: Region = "kl",
         cg_tolerance: float = 1e-4,
         adaptive_damping: bool = False,
@@ -339,7 +339,7 @@ class TRPO(Algorithm[Rollout]):
 
     def _behaviour(self, rollout_buffer: RolloutBuffer) -> ValuingBehaviour:
         """How the policy acts during a rollout; a variant has its own."""
-        return FastBehaviour(lambda: self.actor, rollout_buffer, self.gamma, self.num_threads)
+        return FastBehaviour(lambda: (self.actor, self.value_function), rollout_buffer, self.gamma, self.num_threads)
 
     def _rollout(self) -> Rollout:
         return Rollout.of(
@@ -401,7 +401,7 @@ class TRPO(Algorithm[Rollout]):
             if by_adam:
                 set_noise_layers_only(self.policy)  # dropout helps Adam; a line search needs a function without noise
                 return fit_by_gradient_descent(critic, batch, self.batch_size, self.n_critic_updates)
-            return fit_in_trust_region(critic, batch, self.critic_max_kl, self.n_critic_steps, self.cg_max_steps)
+            return fit_in_trust_region(critic, batch, self.critic_max_kl, self.n_critic_steps)
 
     def _skip(self, bad: list[str]) -> None:
         super()._skip(bad)

@@ -86,6 +86,15 @@ class Batch:
         log_prob = None if self.behaviour_log_prob is None else chosen(self.behaviour_log_prob, rows)
         return Batch(self.inputs.rows(rows), actions, advantages, returns, values, log_prob, ranks=self.ranks)
 
+    def thinned_to(self, states: int) -> "Batch":
+        """
+        The samples whose states are left when they are thinned as far as they may be for a curvature, whose mean needs
+        fewer than a gradient's: to every k-th, and to no fewer than a given number. All where states hang together.
+
+        :param states: of all N, ≥ 1
+        """
+        return self.every(max(1, self.size // states)) if self.inputs.stands_alone else self
+
     def followed_by(self, other: "Batch") -> "Batch":
         """
         The samples of both.

@@ -28,6 +28,10 @@ from sb3_trpo_ext.trust_region.value_function import ValueFunction
 DAMPING = 0.1
 TOLERANCE = 1e-3
 SHRINK = 0.5
+# Steps of the conjugate gradient, and how many states H is made of at least. On stored rollouts more of either did not
+# explain more of the returns of the next rollout, at several times the cost.
+CG_STEPS = 4
+CURVATURE_STATES = 512
 MAX_TRIALS = 10
 # A spread of the values above this many times that of the returns is cut first. Below it, Gauss-Newton steps do it
 # better: they choose what to cut.
@@ -93,7 +97,7 @@ def fit_by_gradient_descent(critic: ValueFunction, batch: Batch, batch_size: int
 
 
 def fit_in_trust_region(
-    critic: ValueFunction, batch: Batch, critic_max_kl: float, n_critic_steps: int, cg_max_steps: int
+    critic: ValueFunction, batch: Batch, critic_max_kl: float, n_critic_steps: int, cg_max_steps: int = CG_STEPS
 ) -> CriticFit:
     """
     Gauss-Newton steps within a trust region (Schulman et al. 2016, "High-dimensional continuous control using
@@ -102,7 +106,9 @@ def fit_in_trust_region(
         (1/N) Σ (V_w(s_n) − V_old(s_n))² / 2σ² ≤ ε,    σ² = (1/N) Σ (V_old(s_n) − R_n)²,
 
     a bound on the KL divergence between normal distributions of standard deviation σ around the old and new values.
-    Where the paper takes one step per batch, this takes several, each from where the last one ended.
+    Where the paper takes one step per batch, this takes several, each from where the last one ended. Gradient and line
+    search use all samples, the curvature H every k-th, at least ``CURVATURE_STATES`` of them (Schulman et al. 2015,
+    appendix C).
 
     The scale and the offset of the returns do not matter: with a critic whose output layer gives a V + c in place of V,
     the returns a R + c lead to a V + c again, a ≠ 0. The paper does not say how that is done. Here
@@ -127,14 +133,16 @@ def fit_in_trust_region(
         return _given(critic, batch, started)
     losses: list[float] = []
     steps = 0
+    thinned = batch.thinned_to(CURVATURE_STATES)
     with put_back_on_error(critic.parameters, flatten(critic.parameters)):
         meet_mean_and_spread(critic, batch)
+    start = critic.linearize(batch.inputs)
     for _ in range(n_critic_steps):
-        loss, moved = _gauss_newton_step(critic, batch, critic_max_kl, cg_max_steps)
+        loss, end = _gauss_newton_step(critic, batch, thinned, start, critic_max_kl, cg_max_steps)
         losses.append(loss)
-        if not moved:
+        if end is None:
             break
-        steps += 1
+        steps, start = steps + 1, end
     return _fit(batch, losses, steps, True, started)
 
 
@@ -165,41 +173,65 @@ def meet_mean_and_spread(critic: ValueFunction, batch: Batch) -> None:
             weight.mul_(alpha)
 
 
+@dataclass(frozen=True)
+class Candidate(Trial):
+    """
+    A trial that remembers its critic, so that the next step need not ask it again.
+
+    :param linearization: of w → V at the samples of this process
+    """
+
+    linearization: Linearization
+
+
 def _gauss_newton_step(
-    critic: ValueFunction, batch: Batch, critic_max_kl: float, cg_max_steps: int
-) -> tuple[float, bool]:
-    """One step of :func:`fit_in_trust_region`: the error before it, and whether it was taken."""
+    critic: ValueFunction,
+    batch: Batch,
+    thinned: Batch,
+    start: Linearization,
+    critic_max_kl: float,
+    cg_max_steps: int,
+) -> tuple[float, Linearization | None]:
+    """
+    One step of :func:`fit_in_trust_region`.
+
+    :param thinned: the samples that H is made of
+    :param start: of w → V at the samples of this process
+    :return: the error before the step, and the linearization where it ended; None where no step was taken
+    """
     w_old, returns = flatten(critic.parameters), batch.returns.unsqueeze(1)
-    local = critic.linearize(batch.inputs)
-    old = local.value[0]
+    old = start.value[0]
     sigma = _root_mean_square(batch, returns - old)
     # Errors that small beside the returns are rounding noise of float32, which no step can lower.
     noise = max(ROUNDING * float(batch.largest(returns.abs())), torch.finfo(returns.dtype).tiny)
     if not noise < sigma < math.inf:
-        return sigma**2, False
+        return sigma**2, None
     units = critic.units(sigma)
-    linearization = InUnits(batch.linearization(local), units)
+    linearization = InUnits(batch.linearization(start), units)
     errors = (returns - old) / sigma
     g = linearization.vjp((errors / batch.size,))  # −∇ of half the error, in units of σ²
-    curvature = GaussNewton(linearization, DAMPING, batch.size)
+    if thinned is not batch:
+        linearization = InUnits(thinned.linearization(critic.linearize(thinned.inputs)), units)
+    curvature = GaussNewton(linearization, DAMPING, thinned.size)
     solution = conjugate_gradient(curvature, g, cg_max_steps, cg_tolerance=TOLERANCE)
     xHx = solution.quadratic_form(g)
     if not 0 < xHx < math.inf:
-        return sigma**2, False
+        return sigma**2, None
     # x itself is the minimum of the quadratic model: inside the region there is no reason to go beyond it.
     step = min(1.0, math.sqrt(2 * critic_max_kl / xHx)) * solution.x * (units * sigma)
 
-    def evaluate(fraction: float) -> Trial:
+    def evaluate(fraction: float) -> Candidate:
         assign(critic.parameters, w_old + fraction * step)
-        new = critic.values(batch.inputs)
+        linearization = critic.linearize(batch.inputs)
+        new = linearization.value[0]
         kl = float(batch.mean(((new - old) / sigma).square())) / 2
-        return Trial(-float(batch.mean(((returns - new) / sigma).square())), kl)
+        return Candidate(-float(batch.mean(((returns - new) / sigma).square())), kl, linearization)
 
     with put_back_on_error(critic.parameters, w_old):
-        moved = backtrack(evaluate, -float(batch.mean(errors.square())), critic_max_kl, SHRINK, MAX_TRIALS).accepted
-        if not moved:
+        result = backtrack(evaluate, -float(batch.mean(errors.square())), critic_max_kl, SHRINK, MAX_TRIALS)
+        if not result.accepted:
             assign(critic.parameters, w_old)
-    return sigma**2, moved
+    return sigma**2, result.trial.linearization if result.accepted and result.trial is not None else None
 
 
 class InUnits:

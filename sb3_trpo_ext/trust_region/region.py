@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -11,6 +12,8 @@ from sb3_trpo_ext.kernels.families import Family
 from sb3_trpo_ext.kernels.fisher import Fisher, Identity
 from sb3_trpo_ext.trust_region.actor import Actor, LinearizedPolicy
 from sb3_trpo_ext.trust_region.batch import Batch
+
+CURVATURE_STATES = 1024  # that a Fisher matrix is made of at least, where the batch has so many
 
 
 def summed(family: Family) -> float:
@@ -68,17 +71,19 @@ class KLRegion(TrustRegion):
     """
     D is the mean KL divergence, F the Fisher matrix plus λI.
 
-    :param curvature_sampling_factor: F uses every k-th state, k ≥ 1
+    :param curvature_sampling_factor: F uses every k-th state, k ≥ 1; "auto" for the largest k that leaves
+        ``CURVATURE_STATES``
     """
 
-    curvature_sampling_factor: int = 1
+    curvature_sampling_factor: int | Literal["auto"] = 1
 
     def curvature(self, actor: Actor, batch: Batch, old: LinearizedPolicy) -> Operator:
-        if self.curvature_sampling_factor > 1:
-            batch = batch.every(self.curvature_sampling_factor)
-            old = actor.linearize(batch.inputs)
-        linearization = batch.linearization(old.linearization)
-        return Fisher(linearization, old.family, self.cg_damping, self.kl_reduction(old.family), batch.size)
+        k = self.curvature_sampling_factor
+        thinned = batch.thinned_to(CURVATURE_STATES) if k == "auto" else batch.every(k)
+        if thinned is not batch:
+            old = actor.linearize(thinned.inputs)
+        linearization = thinned.linearization(old.linearization)
+        return Fisher(linearization, old.family, self.cg_damping, self.kl_reduction(old.family), thinned.size)
 
     def distance(self, batch: Batch, old: Family, new: Family, fraction: float) -> float:
         return self.kl_reduction(old) * float(batch.mean(old.kl(new)))

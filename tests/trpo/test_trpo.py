@@ -110,8 +110,8 @@ def test_the_policys_update_is_the_step_of_the_parts_that_the_settings_name(upda
 # The critic's settings → its fit.
 FITS = {
     "trust_region": (
-        {"n_critic_steps": 2, "critic_max_kl": 0.05, "cg_max_steps": 7},
-        lambda critic, batch: fit_in_trust_region(critic, batch, critic_max_kl=0.05, n_critic_steps=2, cg_max_steps=7),
+        {"n_critic_steps": 2, "critic_max_kl": 0.05},
+        lambda critic, batch: fit_in_trust_region(critic, batch, critic_max_kl=0.05, n_critic_steps=2),
     ),
     "adam": (
         {"learning_rate": lambda progress: 0.01 if progress == 1 else 0.02, "batch_size": 8, "n_critic_updates": 3},
@@ -254,7 +254,7 @@ def test_names_of_policies_stand_for_the_packages_own(make_env):
 
 
 def test_a_variant_says_how_its_policy_is_asked(make_env):
-    """Its own heads are asked in all parts of an iteration."""
+    """Its own heads are asked in all parts of an iteration, for networks that are run by hand and for others."""
     asked = set()
 
     class Watched(trpo.Heads):
@@ -266,6 +266,8 @@ def test_a_variant_says_how_its_policy_is_asked(make_env):
         def _heads(self):
             return Watched(self.policy)
 
-    Variant("MlpPolicy", DummyVecEnv([partial(make_env, length=4)]), n_steps=16, device="cpu").learn(16)
+    for use_sde in (False, True):
+        env = DummyVecEnv([partial(make_env, length=4)])
+        Variant("MlpPolicy", env, n_steps=16, use_sde=use_sde, device="cpu").learn(16)
     asks = {"blank", "present", "recorded", "actions", "family", "family_of_output", "values", "evaluate", "sampler"}
     assert asks | {"actor_network", "critic_network", "can_collect_fast"} <= asked

@@ -14,6 +14,8 @@ import gymnasium as gym
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
+from sb3_trpo_ext.common.in_process_vec_env import InProcessVecEnv
+
 
 def environment_state(env: VecEnv) -> bytes | None:
     """
@@ -56,7 +58,7 @@ def _layers(env: VecEnv) -> list[Any] | None:
     layers: list[Any] = [env]
     while isinstance(layers[-1], VecEnvWrapper):
         layers.append(layers[-1].venv)
-    if type(layers[-1]) is not DummyVecEnv:
+    if type(layers[-1]) not in (DummyVecEnv, InProcessVecEnv):
         return None
     for inner in layers[-1].envs:
         layers.append(inner)

@@ -21,7 +21,7 @@ class InProcessVecEnv(DummyVecEnv):
     Differs from ``DummyVecEnv``:
 
     1. Of what an environment says in ``info``, numbers, strings and the like are handed on, and the rest is copied.
-       ``DummyVecEnv`` asks ``deepcopy`` about every value of every step, which is half of CartPole's time.
+       ``DummyVecEnv`` asks ``deepcopy`` about every value of every step, which costs more than a step of CartPole.
     2. Observations are written into arrays that are then given away, not copied out of arrays that are kept.
     3. The last ``info`` of an episode, with ``terminal_observation``, is copied before the environment is reset. So
        it is right also of environments that write to the same arrays again, where ``DummyVecEnv`` shows what the

@@ -1,4 +1,4 @@
-"""Imports go downward: kernels ← common ← trust_region ← algorithms ← zoo, bench; nothing optional is needed."""
+"""Imports go downward: kernels ← common ← trust_region ← algorithms ← zoo, bench, envs; nothing optional is needed."""
 
 import ast
 import sys
@@ -22,10 +22,11 @@ BELOW = {
     TOP: (*SHARED, *ALGORITHMS),
     "zoo": (*SHARED, *ALGORITHMS, TOP),
     "bench": (*SHARED, *ALGORITHMS, TOP, "zoo"),
+    "envs": ("common",),
 }
 # Room → packages from elsewhere, besides the standard library, that it may import; zoo and bench may import any.
 SB3 = {"torch", "numpy", "gymnasium", "stable_baselines3", "sb3_contrib"}
-OUTSIDE = {"kernels": {"torch", "numpy"}, **dict.fromkeys(("common", "trust_region", *ALGORITHMS, TOP), SB3)}
+OUTSIDE = {"kernels": {"torch", "numpy"}, **dict.fromkeys(("common", "trust_region", *ALGORITHMS, TOP, "envs"), SB3)}
 CONTRIB_TRPO = ("sb3_contrib", "sb3_contrib.TRPO", "sb3_contrib.trpo")
 
 
@@ -108,6 +109,8 @@ def test_every_folder_with_code_is_a_known_room():
         ("zoo/x.py", "from sb3_trpo_ext.bench import speed"),
         ("__init__.py", "from sb3_trpo_ext.zoo import registration"),
         ("__init__.py", "import yaml"),
+        ("envs/x.py", "import envpool"),
+        ("envs/x.py", "from sb3_trpo_ext import TRPO"),
     ],
 )
 def test_wrong_imports_are_noticed(path, source):

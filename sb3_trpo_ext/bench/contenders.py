@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import sb3_contrib
 import torch
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -20,7 +21,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import sb3_trpo_ext
 from sb3_trpo_ext.bench.cases import Case, UpdateCase
 from sb3_trpo_ext.common.threads import torch_threads
-from sb3_trpo_ext.kernels.fisher import Fisher
+from sb3_trpo_ext.envs import as_vec_env
+from sb3_trpo_ext.trpo.settings import trust_region
 from sb3_trpo_ext.trust_region.rollout import Rollout
 
 # The same work: as many steps of the conjugate gradient as `match_steps` says, whatever the residual, sb3-contrib's
@@ -29,6 +31,8 @@ SAME_WORK = {"cg_tolerance": 0.0, "kl_reduction": "mean", "critic": "adam"}
 SAME_POLICY = {"normalize_observations": False, "log_std_init": 0.0}
 # Ours with other settings, against sb3-contrib's all the same: suffix of the case's name → settings.
 VARIANTS = {"curvature-thinned-10": {"curvature_sampling_factor": 10}}
+# Ours without settings, on SB3's DummyVecEnv and on our own.
+OURS, OURS_AS_VEC_ENV = "ours", "ours, as_vec_env"
 PRODUCTS = 5  # Fisher products of ours that are timed after each update; sb3-contrib's are timed in its CG
 
 Seconds = dict[str, float]
@@ -131,7 +135,7 @@ def ours(case: Case | UpdateCase, seed: int, device: str = "cpu", **variant: Any
     :param device: of the policy
     :param variant: settings in which it differs
     """
-    settings = {**case.arguments, **SAME_WORK, **variant}
+    settings = {**case.arguments, **SAME_WORK, "curvature_sampling_factor": 1, **variant}
     settings["policy_kwargs"] = {**SAME_POLICY, **settings["policy_kwargs"]}
     return _contender(sb3_trpo_ext.TRPO, case, seed, device, _split_ours, settings)
 
@@ -146,6 +150,49 @@ def ours_by_default(case: Case | UpdateCase, seed: int, device: str = "cpu") -> 
     """
     settings = {name: case.arguments[name] for name in ("n_steps", "policy_kwargs")}
     return _contender(sb3_trpo_ext.TRPO, case, seed, device, _split_ours, settings)
+
+
+def without_settings(case: Case, seed: int, device: str = "cpu") -> dict[str, OnPolicyAlgorithm]:
+    """
+    What users may take instead, each as its constructor has it but for networks and, where it is not A2C, the size of a
+    rollout.
+
+    :param case: rollout, networks and environments
+    :param seed: of everything
+    :param device: of the policies
+    :return: by name, those of this package first
+    """
+    own = {"policy_kwargs": case.arguments["policy_kwargs"], "seed": seed, "device": device}
+    rollout = {"n_steps": case.arguments["n_steps"]}
+    functions = [lambda: Monitor(case.make())] * case.n_envs
+    models: dict[str, OnPolicyAlgorithm] = {
+        OURS: sb3_trpo_ext.TRPO(case.policy, environment(case), **rollout, **own),
+        OURS_AS_VEC_ENV: sb3_trpo_ext.TRPO(case.policy, as_vec_env(functions), **rollout, **own),
+        "SB3's PPO": PPO(case.policy, environment(case), **rollout, **own),
+        "SB3's A2C": A2C(case.policy, environment(case), **own),
+    }
+    for model in models.values():
+        model.set_logger(Logger(folder=None, output_formats=[]))
+    return models
+
+
+def learn_once(model: OnPolicyAlgorithm, samples: int, seed: int) -> float:
+    """
+    Train on for at least as many steps.
+
+    :param model: goes on from where it is
+    :param samples: steps of all environments together
+    :param seed: of the turn
+    :return: seconds for so many steps
+    """
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    before = model.num_timesteps
+    with undisturbed():
+        started = now()
+        model.learn(samples, reset_num_timesteps=False)
+        seconds = now() - started
+    return seconds * samples / (model.num_timesteps - before)
 
 
 def _contender(
@@ -296,12 +343,11 @@ def _split_ours(contender: Contender) -> Seconds:
 def _fisher_product_seconds(model: OnPolicyAlgorithm) -> float:
     """Median time of a product like those of the update that has just ended."""
     assert isinstance(model, sb3_trpo_ext.TRPO)
-    batch = Rollout.of(model.rollout_buffer, model.actor.heads).batch().every(model.curvature_sampling_factor)
-    family, linearization = model.actor.linearize(batch.inputs)
-    fisher = Fisher(linearization, family, model.logger.name_to_value["train/cg_damping"])
+    batch = Rollout.of(model.rollout_buffer, model.actor.heads).batch()
+    fisher = trust_region(model).curvature(model.actor, batch, model.actor.linearize(batch.inputs))
     vector = torch.randn(sum(parameter.numel() for parameter in model.actor.parameters), device=model.device)
     spans = []
-    with undisturbed(), torch_threads(model.num_threads, len(family.statistics[0]), len(vector)):
+    with undisturbed(), torch_threads(model.num_threads, batch.size, len(vector)):
         fisher @ vector
         for _ in range(PRODUCTS):
             started = now()

@@ -1,6 +1,6 @@
 """What the speed benchmark measures, as data: times of both sides, turn by turn, and their ratios."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -48,6 +48,8 @@ class Measurement:
         synthetic
     :param settings: what ours was constructed with; sb3-contrib's got those of the case that it knows
     :param device: of both policies
+    :param without_settings: of training without settings, by the name of who trained: seconds for as many steps, one
+        for each turn; empty where the environments are synthetic
     """
 
     case: str
@@ -58,6 +60,7 @@ class Measurement:
     environment: tuple[float, ...]
     settings: dict[str, Any]
     device: str = "cpu"
+    without_settings: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -75,11 +78,30 @@ class Measurement:
         return median(self.environment) / self.samples * 1e6 if self.environment else None
 
     def over_environment(self) -> dict[str, float]:
-        """How many times the environments' own time we take: to collect, and in all."""
+        """
+        How many times the environments' own time training takes: without settings, and ours with sb3-contrib's work, to
+        collect and in all.
+        """
         if not self.environment:
             return {}
+        seconds = {
+            **self.without_settings,
+            **{f"same work, {part}": self.parts[part].ours for part in ("rollout", "end to end")},
+        }
         floor = median(self.environment)
-        return {part: round(median(self.parts[part].ours) / floor, 3) for part in ("rollout", "end to end")}
+        return {name: round(median(times) / floor, 3) for name, times in seconds.items()}
+
+    def contrib_over(self) -> dict[str, float]:
+        """sb3-contrib's time for the case over that of training without settings, median of the turns."""
+        theirs = self.parts["end to end"].contrib if self.without_settings else ()
+        return {
+            name: round(median(one / other for one, other in zip(theirs, times, strict=True)), 3)
+            for name, times in self.without_settings.items()
+        }
+
+    def microseconds(self) -> dict[str, float]:
+        """Of a step of training without settings, by the name of who trained."""
+        return {name: median(times) / self.samples * 1e6 for name, times in self.without_settings.items()}
 
     def document(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -92,7 +114,9 @@ class Measurement:
             "turns": self.turns,
             "parts": {name: timing.summary() for name, timing in self.parts.items()},
             "environment_microseconds_per_step": self.environment_microseconds,
-            "ours_over_environment": self.over_environment(),
+            "over_environment": self.over_environment(),
+            "without_settings_microseconds_per_step": self.microseconds(),
+            "contrib_over_without_settings": self.contrib_over(),
             "cg_steps": list(self.cg_steps),
             "settings": self.settings,
         }

@@ -78,7 +78,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
         write_document(document, options.out)
 
     last_start = started + (options.seconds or (QUICK_LAST_START if options.quick else float("inf")))
-    _, skipped = measure(settings, repeats, keep, last_start)
+    _, skipped = measure(settings, repeats, keep, last_start, Progress(len(settings), repeats))
     on_cpu = dict.fromkeys(one.case.name for one in settings if one.device == "cpu" and one.name not in skipped)
     memory, late = measure_memory(() if options.gpu else on_cpu, last_start)
     document["skipped"] = skipped | late
@@ -144,6 +144,28 @@ def measure_memory(names: Iterable[str], last_start: float) -> tuple[list[PeakMe
     return measured, skipped
 
 
+class Progress:
+    """
+    Says which case is next, and about how long the rest takes.
+
+    :param total: number of cases
+    :param repeats: turns of each
+    """
+
+    def __init__(self, total: int, repeats: int):
+        self.total, self.repeats, self.begun, self.started = total, repeats, 0, time.perf_counter()
+
+    def __call__(self, name: str) -> None:
+        """
+        :param name: of the case that begins
+        """
+        taken, done = time.perf_counter() - self.started, self.begun
+        left = f", about {taken / done * (self.total - done) / 60:.0f} min left" if done else ""
+        self.begun += 1
+        turns = f"{self.repeats} turn{'s' * (self.repeats > 1)} after one that warms up"
+        print(f"\n[{self.begun}/{self.total}] {name}: {turns}{left}", flush=True)
+
+
 def show_measurement(measurement: Measurement) -> None:
     """
     Print a measurement as a table.
@@ -152,21 +174,31 @@ def show_measurement(measurement: Measurement) -> None:
     """
     where = f"{measurement.threads} thread(s)" if measurement.device == "cpu" else measurement.device
     print(f"\n{measurement.case}, {where}, median of {measurement.turns} turns")
-    print(f"  {'part':20}{'sb3-contrib':>13}{'ours':>13}{'ratio':>9}   lowest – highest")
+    show_over_environment(measurement)
+    print(f"  {'the same work':20}{'sb3-contrib':>13}{'ours':>13}{'ratio':>9}   lowest – highest")
     for name, timing in measurement.parts.items():
         row = timing.summary()
         times = f"{row['contrib_seconds'] * 1e3:10.2f} ms{row['ours_seconds'] * 1e3:10.2f} ms"
         print(f"  {name:20}{times}{row['ratio']:9.2f}   {row['lowest']:.2f} – {row['highest']:.2f}")
     steps = ", ".join(map(str, measurement.cg_steps))
     print(f"  steps of our CG in each turn, and of sb3-contrib's where the work is the same: {steps}")
-    microseconds = measurement.environment_microseconds
-    if microseconds is not None:
-        over = measurement.over_environment()
-        print(
-            f"  environment alone: {microseconds:.1f} µs per step; ours takes {over['rollout']:.2f} times that to "
-            f"collect, {over['end to end']:.2f} times in all"
-        )
     sys.stdout.flush()
+
+
+def show_over_environment(measurement: Measurement) -> None:
+    """
+    Print what training takes beside the environment alone, without settings first.
+
+    :param measurement: to print
+    """
+    microseconds = measurement.environment_microseconds
+    if microseconds is None:
+        return
+    print(f"  the environment alone takes {microseconds:.1f} µs a step; times that")
+    steps, contrib = measurement.microseconds(), measurement.contrib_over()
+    for name, ratio in measurement.over_environment().items():
+        own = f"  {steps[name]:8.1f} µs a step, sb3-contrib {contrib[name]:.2f} times as long" if name in steps else ""
+        print(f"    {name:24}{ratio:6.2f}{own}")
 
 
 def show_memory(memory: PeakMemory) -> None:
@@ -191,27 +223,28 @@ def write_document(document: dict[str, Any], out: Path) -> None:
 
 def write_figures(document: dict[str, Any], out: Path) -> None:
     """
-    Write the figures and their chart. The last line that is printed has the ratios alone, as JSON.
+    Write the figures, their ratios alone and their chart.
 
     :param document: ready for JSON
-    :param out: folder for both files
+    :param out: folder for the files
     """
     write_document(document, out)
+    (out / "ratios.json").write_text(json.dumps(ratios(document), indent=1) + "\n", encoding="utf-8")
     chart.draw(document, out / "speed.png")
-    print(f"\nWrote speed.json and speed.png to {out}")
-    print(json.dumps(ratios(document)))
+    print(f"\nWrote speed.json, ratios.json and speed.png to {out}")
 
 
 def ratios(document: dict[str, Any]) -> dict[str, dict[str, float]]:
     """
-    Nothing but the ratios: case → part → sb3-contrib's time over ours.
+    Nothing but the ratios: case → part → sb3-contrib's time over ours, and training's over the environment's.
 
     :param document: as it is written
     """
     found = {
         result["label"]: {
             **{part: summary["ratio"] for part, summary in result["parts"].items()},
-            **{f"ours over environment: {part}": ratio for part, ratio in result["ours_over_environment"].items()},
+            **{f"{name}, over the environment": ratio for name, ratio in result["over_environment"].items()},
+            **{f"{name}, without settings": ratio for name, ratio in result["contrib_over_without_settings"].items()},
         }
         for result in document["results"]
     }

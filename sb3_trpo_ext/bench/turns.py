@@ -4,7 +4,8 @@ Measures cases: both sides do the same work in turns, in one process, so that a 
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -18,12 +19,14 @@ from sb3_trpo_ext.bench.contenders import (
     contrib,
     environment,
     environment_seconds,
+    learn_once,
     match_steps,
     ours,
     ours_by_default,
     prepare,
     train_once,
     update_once,
+    without_settings,
 )
 from sb3_trpo_ext.bench.measurement import Measurement, Timing
 
@@ -54,12 +57,14 @@ def measure(
     repeats: int,
     show: Callable[[Measurement], None],
     last_start: float = float("inf"),
+    begin: Callable[[str], None] = lambda name: None,
 ) -> tuple[list[Measurement], dict[str, str]]:
     """
     :param settings: one after the other
     :param repeats: turns that count
     :param show: called with each measurement as it comes
     :param last_start: on ``time.perf_counter``; no case begins later, and no turn but the first that counts
+    :param begin: called with the name of each case before it is measured
     :return: measurements; name of what was left out → why
     """
     measurements, skipped = [], {}
@@ -71,6 +76,7 @@ def measure(
             if reason:
                 skipped[setting.name] = reason
                 continue
+            begin(setting.name)
             compare = compare_updates if isinstance(setting.case, UpdateCase) else compare_training
             try:
                 new = compare(setting, repeats, last_start)
@@ -123,15 +129,19 @@ def compare_training(setting: Setting, repeats: int, last_start: float = float("
     assert isinstance(case, Case)
     theirs, mine = (side(case, SEED, setting.device) for side in (contrib, ours))
     alone = environment(case) if case.environment in GYMNASIUM else None
+    others = without_settings(case, SEED, setting.device) if alone is not None else {}
     turns: dict[str, list[Seconds]] = defaultdict(list)
+    learned: dict[str, list[float]] = defaultdict(list)
     floor, steps = [], []
     for turn in turns_in_time(repeats, last_start):
         turns["contrib"].append(train_once(theirs, seed=turn))
         steps.append(match_steps(theirs, mine))
         turns["ours"].append(train_once(mine, seed=turn))
+        for name, model in others.items():
+            learned[name].append(learn_once(model, case.samples, seed=turn))
         if alone is not None:
             floor.append(environment_seconds(alone, case.samples // case.n_envs))
-    return [measurement(setting, case.name, mine, turns["contrib"], turns["ours"], steps, floor)]
+    return [measurement(setting, case.name, mine, turns["contrib"], turns["ours"], steps, floor, learned)]
 
 
 def compare_updates(setting: Setting, repeats: int, last_start: float = float("inf")) -> list[Measurement]:
@@ -189,6 +199,7 @@ def measurement(
     ours: list[Seconds],
     steps: list[int],
     floor: Sequence[float] = (),
+    learned: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> Measurement:
     """
     What the turns after the first say.
@@ -200,9 +211,11 @@ def measurement(
     :param ours: the same
     :param steps: of our conjugate gradient, for each turn
     :param floor: seconds of the environments alone, for each turn; empty where they are not measured
+    :param learned: seconds that training without settings takes, by name, for each turn
     """
     parts = timings(contrib[1:], ours[1:])
-    own = (tuple(steps[1:]), tuple(floor[1:]), mine.settings, setting.device)
+    without = {name: tuple(seconds[1:]) for name, seconds in learned.items()}
+    own = (tuple(steps[1:]), tuple(floor[1:]), mine.settings, setting.device, without)
     return Measurement(name, setting.threads, setting.case.samples, parts, *own)
 
 

@@ -6,21 +6,28 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3 import A2C
 
+import sb3_trpo_ext
+from sb3_trpo_ext.bench import contenders
 from sb3_trpo_ext.bench.cases import Case, RandomEnv, UpdateCase
 from sb3_trpo_ext.bench.contenders import (
+    OURS,
+    OURS_AS_VEC_ENV,
     Contender,
     Span,
     Stopwatch,
     contrib,
     environment,
     environment_seconds,
+    learn_once,
     match_steps,
     ours,
     ours_by_default,
     prepare,
     train_once,
     update_once,
+    without_settings,
 )
 from tests.cases import each_device
 
@@ -100,6 +107,35 @@ def test_the_defaults_are_ours_and_nothing_is_matched():
     assert (mine.model.critic, mine.model.cg_max_steps) == (None, 15)  # None: the one that suits the observations
     assert not mine.does_the_same_work and not contrib(TINY, 0).does_the_same_work
     assert ours(TINY, 0).does_the_same_work and ours(TINY, 0, curvature_sampling_factor=2).does_the_same_work
+
+
+def test_training_without_settings_has_but_networks_and_the_size_of_a_rollout():
+    models = without_settings(TINY, 3)
+    assert list(models) == ["ours", "ours, as_vec_env", "SB3's PPO", "SB3's A2C"]
+    assert [type(model).__name__ for model in models.values()] == ["TRPO", "TRPO", "PPO", "A2C"]
+    assert all((model.seed, model.policy_kwargs["net_arch"]) == (3, [4]) for model in models.values())
+    assert [model.n_steps * model.n_envs for model in models.values()] == [
+        32,
+        32,
+        32,
+        2 * A2C("MlpPolicy", make()).n_steps,
+    ]
+    assert [type(model.env).__name__ for model in models.values()] == [
+        "DummyVecEnv",
+        "InProcessVecEnv",
+        *["DummyVecEnv"] * 2,
+    ]
+    defaults = sb3_trpo_ext.TRPO("MlpPolicy", make())
+    assert all(models[name].target_kl == defaults.target_kl for name in (OURS, OURS_AS_VEC_ENV))
+
+
+def test_learning_takes_up_where_it_was_and_counts_the_steps_that_were_taken(monkeypatch):
+    model = A2C("MlpPolicy", environment(TINY), n_steps=5, device="cpu")
+    clock = iter(range(0, 1000, 6))
+    monkeypatch.setattr(contenders, "now", lambda: next(clock))
+    assert learn_once(model, 32, seed=0) == 6 * 32 / 40  # four updates of ten steps
+    learn_once(model, 32, seed=0)
+    assert model.num_timesteps == 80
 
 
 def test_all_are_prepared_alike():

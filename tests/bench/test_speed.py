@@ -1,4 +1,4 @@
-"""The command: its figures, files and last line, and what it says when an option is wrong."""
+"""The command: its figures, files and progress, and what it says when an option is wrong."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ from sb3_trpo_ext.bench.memory import PeakMemory
 from sb3_trpo_ext.bench.speed import add_arguments, measure_memory, ratios, settings_of, show_measurement
 
 
-def test_writes_figures_chart_and_last_line(tmp_path, capsys):
+def test_writes_figures_ratios_and_chart(tmp_path, capsys):
     main(["speed", "--cases", "dict/4", "update/64-64/2048", "--repeats=1", "--threads", "1", "--out", str(tmp_path)])
     text = (tmp_path / "speed.json").read_text()
     document = json.loads(text)
@@ -37,9 +37,12 @@ def test_writes_figures_chart_and_last_line(tmp_path, capsys):
         for summary in result["parts"].values():
             assert 0 < summary["lowest"] <= summary["ratio"] <= summary["highest"]
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
-    last = capsys.readouterr().out.strip().splitlines()[-1]
-    assert json.loads(last) == ratios(document)
-    assert json.loads(last)["dict/4env/64-64/2048/1thread"]["end to end"] > 0
+    printed = capsys.readouterr().out
+    assert "[1/2] dict/4env/64-64/2048: 1 turn after one that warms up" in printed
+    assert "[2/2] update/64-64/2048: 1 turn after one that warms up, about " in printed
+    written = json.loads((tmp_path / "ratios.json").read_text())
+    assert written == ratios(document)
+    assert written["dict/4env/64-64/2048/1thread"]["end to end"] > 0
 
 
 def test_peak_memory_is_taken_of_the_cases_that_are_listed_for_it(monkeypatch, capsys):
@@ -54,10 +57,13 @@ def test_peak_memory_is_taken_of_the_cases_that_are_listed_for_it(monkeypatch, c
 
 def test_a_printed_measurement(capsys):
     parts = {"rollout": Timing((9.0,), (3.0,)), "end to end": Timing((9.0,), (4.0,))}
-    show_measurement(Measurement("HalfCheetah", 1, 100, parts, (15,), (2.0,), {}))
-    printed = capsys.readouterr().out
+    learned = {"ours": (3.0,), "SB3's PPO": (12.0,)}
+    show_measurement(Measurement("HalfCheetah", 1, 100, parts, (15,), (2.0,), {}, "cpu", learned))
+    printed = " ".join(capsys.readouterr().out.split())
     assert "HalfCheetah, 1 thread(s), median of 1 turns" in printed
-    assert "environment alone: 20000.0 µs per step; ours takes 1.50 times that to collect, 2.00 times in all" in printed
+    assert "the environment alone takes 20000.0 µs a step; times that ours 1.50 30000.0 µs a step" in printed
+    assert "sb3-contrib 3.00 times as long SB3's PPO 6.00 120000.0 µs a step, sb3-contrib 0.75 times" in printed
+    assert "same work, rollout 1.50 same work, end to end 2.00" in printed
     show_measurement(Measurement("synthetic", 1, 100, parts, (15,), (), {}))
     assert "environment alone" not in capsys.readouterr().out
 
@@ -138,8 +144,8 @@ def test_wrong_options_are_explained(options, message, capsys):
 def test_quick_takes_less_than_a_minute(tmp_path):
     command = [sys.executable, "-m", "sb3_trpo_ext.bench", "speed", "--quick", "--out", str(tmp_path)]
     started = time.perf_counter()
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    subprocess.run(command, capture_output=True, text=True, check=True)
     assert time.perf_counter() - started < 60
-    last = json.loads(result.stdout.strip().splitlines()[-1])
+    last = json.loads((tmp_path / "ratios.json").read_text())
     assert last["CartPole-v1/1env/64-64/2048/1thread"]["end to end"] > 1
     assert last["update/64-64/2048/1thread"]["one Fisher product"] > 1

@@ -14,12 +14,14 @@ from stable_baselines3.common import buffers
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_trpo_ext.acer import replay_file
+from sb3_trpo_ext.acer.images import BYTE, NUMBER, has_channels, join, regroup, split
 from sb3_trpo_ext.acer.interruption import signals_wait
 from sb3_trpo_ext.common.collection import Timeout
 from sb3_trpo_ext.common.files import PathOrFile
 
 Array: TypeAlias = NDArray[Any]
 Arrays: TypeAlias = Array | dict[str, Array]
+_NONE = np.empty(0, BYTE)  # the channels of an empty slot
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,16 @@ class _Layout(NamedTuple):
         return int(math.prod(self.shape) * np.dtype(self.dtype).itemsize)
 
 
+def _layout_of(space: spaces.Space[Any], rows: tuple[int, ...]) -> _Layout:
+    """Of observations; of images the numbers of their channels, which each slot keeps for itself."""
+    shape = space.shape or ()
+    return _Layout((*rows, shape[0]), NUMBER) if has_channels(space) else _Layout((*rows, *shape), space.dtype)
+
+
 class SequenceReplayBuffer:
     """
     The latest sequences of every environment, as they came: observations and rewards are not normalised, images are
-    stored as uint8.
+    stored as uint8, and a frame that several stacks have is stored once (:mod:`sb3_trpo_ext.acer.images`).
 
     :param buffer_size: steps to keep, of all environments together; rounded down to whole sequences, at least one
     :param n_steps: T, of a sequence
@@ -133,27 +141,40 @@ class SequenceReplayBuffer:
         self.n_stored = 0
         self._observation_space, self._action_space = observation_space, action_space
         self._is_dict = isinstance(observation_space, spaces.Dict)
-        self._keys = list(replay_file.parts(observation_space))
+        self._parts = replay_file.parts(observation_space)
+        self._images = [key for key, space in self._parts.items() if has_channels(space)]
         rows = (self.capacity, n_envs, n_steps)
         # (slot, environment, step, …), so that a sequence lies together in memory.
         layouts: dict[str, _Layout] = {
             **{
-                f"observations/{key}": _Layout((*rows[:2], n_steps + 1, *(space.shape or ())), space.dtype)
-                for key, space in replay_file.parts(observation_space).items()
+                f"observations/{key}": _layout_of(space, (*rows[:2], n_steps + 1)) for key, space in self._parts.items()
             },
             "actions": _Layout((*rows, *(action_space.shape or ())), action_space.dtype),
             "rewards": _Layout(rows, np.float32),
             "statistics": _Layout((*rows, n_statistics), np.float32),
             "dones": _Layout(rows, np.bool_),
         }
+        self._buffer_size = buffer_size
         _warn_if_large({name: layout.n_bytes for name, layout in layouts.items()}, buffer_size)
         self._arrays: dict[str, Array] = {name: np.zeros(*layout) for name, layout in layouts.items()}
+        # By the keys of images, for each slot. Their number differs, so no array holds those of all slots.
+        self._channels: dict[str, list[Array]] = {key: [_NONE] * self.capacity for key in self._images}
         self._timeouts: list[tuple[Timeout, ...]] = [()] * self.capacity
 
     @property
     def n_bytes(self) -> int:
-        """Memory of a full buffer, without the few observations where time limits struck."""
-        return sum(array.nbytes for array in self._arrays.values())
+        """
+        Memory of a full buffer, without the few observations where time limits struck. Images that are still to come
+        are taken to need as much as those that are stored.
+        """
+        return sum(self._sizes().values())
+
+    def _sizes(self) -> dict[str, int]:
+        sizes = {name: array.nbytes for name, array in self._arrays.items()}
+        for key, channels in self._channels.items():
+            stored = sum(of_slot.nbytes for of_slot in channels)
+            sizes[f"observations/{key}"] += stored * self.capacity // max(self.n_stored, 1)
+        return sizes
 
     def __len__(self) -> int:
         """Steps stored, of all environments together."""
@@ -165,12 +186,17 @@ class SequenceReplayBuffer:
 
         :param sequences: not normalised; of T steps and B environments
         """
+        arrays, channels = self._split(sequences)
         with signals_wait():
-            for name, array in self._split(sequences).items():
+            for name, array in arrays.items():
                 self._arrays[name][self.position] = array.swapaxes(0, 1)
+            for key, distinct in channels.items():
+                self._channels[key][self.position] = distinct
             self._timeouts[self.position] = sequences.timeouts
             self.position = (self.position + 1) % self.capacity
             self.n_stored = min(self.n_stored + 1, self.capacity)
+        if channels and self.n_stored == 1:  # only images can tell how much of them comes again
+            _warn_if_large(self._sizes(), self._buffer_size)
 
     def sample(self, env: VecNormalize | None = None) -> Sequences:
         """
@@ -187,8 +213,12 @@ class SequenceReplayBuffer:
         :param slots: for each environment the number of a sequence, from 0 to ``n_stored`` − 1, shape (B,)
         """
         every = np.arange(self.n_envs)
-        parts = {name: array[slots, every].swapaxes(0, 1) for name, array in self._arrays.items()}
-        observations = {key: parts.pop(f"observations/{key}") for key in self._keys}
+        drawn = {name: array[slots, every] for name, array in self._arrays.items()}
+        for key in self._images:
+            name = f"observations/{key}"
+            drawn[name] = join(drawn[name], [self._channels[key][slot] for slot in slots])
+        parts = {name: array.swapaxes(0, 1) for name, array in drawn.items()}
+        observations = {key: parts.pop(f"observations/{key}") for key in self._parts}
         timeouts = tuple(
             timeout for env, slot in enumerate(slots) for timeout in self._timeouts[slot] if timeout.env == env
         )
@@ -202,11 +232,13 @@ class SequenceReplayBuffer:
             directly
         """
         arrays: dict[str, Any] = {name: array[: self.n_stored] for name, array in self._arrays.items()}
+        for key, channels in self._channels.items():  # each slot's by itself: joined, they would be there twice
+            names = replay_file.channel_names(key, self.n_stored)
+            arrays.update(zip(names, channels[: self.n_stored], strict=True))
         located = [(slot, timeout) for slot, timeouts in enumerate(self._timeouts) for timeout in timeouts]
-        for key in self._keys:
-            layout = self._arrays[f"observations/{key}"]
+        for key, space in self._parts.items():
             final = [timeout.observation[key] if self._is_dict else timeout.observation for _, timeout in located]
-            stacked = np.asarray(final, layout.dtype).reshape(len(final), *layout.shape[3:])
+            stacked = np.asarray(final, space.dtype).reshape(len(final), *(space.shape or ()))
             arrays[f"timeouts/{key}"] = stacked
         places = [(slot, timeout.step, timeout.env) for slot, timeout in located]
         arrays["timeouts_at"] = np.array(places, np.int64).reshape(-1, 3)
@@ -215,7 +247,8 @@ class SequenceReplayBuffer:
 
     def load(self, path: PathOrFile) -> None:
         """
-        Replace what is stored by what :meth:`save` wrote. If that is more than fits, the latest is kept.
+        Replace what is stored by what :meth:`save` wrote, also before it split images into channels. If that is more
+        than fits, the latest is kept.
 
         A full buffer of the same size and number of environments is as it was. The number of environments may differ,
         because a sequence does not depend on it. The file's sequences are then dealt out anew, from the oldest to the
@@ -226,7 +259,7 @@ class SequenceReplayBuffer:
         :raises ValueError: when the file is no such archive, was written for other spaces or ``n_steps``, or holds what
             can not be: NaN or infinity, actions outside the space, and the like; what is stored is then as it was
         """
-        saved = replay_file.read(path)
+        saved = replay_file.with_split_images(replay_file.read(path), self._observation_space)
         self._check_fits(saved, path)
         replay_file.check(saved, self._observation_space, self._action_space, path)
         dealt = self._dealt(saved)
@@ -235,16 +268,20 @@ class SequenceReplayBuffer:
         self._timeouts = [()] * self.capacity
         for name, array in self._arrays.items():
             array[: len(dealt)] = saved[name].reshape(-1, *saved[name].shape[2:])[dealt]
+        for key in self._images:
+            self._deal_channels(key, saved, dealt)
         self._timeouts[: len(dealt)] = self._dealt_timeouts(saved, dealt)
         self.n_stored = len(dealt)
         self.position = (int(saved["position"]) if self._fits_as_it_lies(saved) else self.n_stored) % self.capacity
 
     def _check_fits(self, saved: dict[str, Array], path: Any) -> None:
         """Refuse what was saved for other spaces or sequences."""
-        expected = {*self._arrays, "timeouts_at", "position", *(f"timeouts/{key}" for key in self._keys)}
-        if set(saved) != expected:
+        n_slots = next(iter(saved["rewards"].shape), 0) if "rewards" in saved else 0
+        channels = [name for key in self._images for name in replay_file.channel_names(key, n_slots)]
+        names = [*self._arrays, *channels, "timeouts_at", "position", *(f"timeouts/{key}" for key in self._parts)]
+        if wrong := set(names) ^ set(saved):
             raise ValueError(
-                f"{path} was not saved by ACER with these spaces: it lacks or adds {expected ^ set(saved)}."
+                f"{path} was not saved by ACER with these spaces: it lacks or adds {', '.join(sorted(wrong)[:10])}."
             )
         for name, array in self._arrays.items():
             found = saved[name]
@@ -253,6 +290,18 @@ class SequenceReplayBuffer:
                     f"{path} holds {name} of shape {found.shape[2:]} (steps, …) and type {found.dtype}, but this model "
                     f"stores {array.shape[2:]}, {array.dtype}. Use the n_steps and the spaces that it was saved with."
                 )
+
+    def _deal_channels(self, key: str, saved: dict[str, Array], dealt: Array) -> None:
+        """The channels of images of sequences dealt out so, the numbers of which are already there."""
+        numbers, n_envs = self._arrays[f"observations/{key}"], saved["rewards"].shape[1]
+        of_slot = [saved[name] for name in replay_file.channel_names(key, len(saved["rewards"]))]
+        self._channels[key] = [_NONE] * self.capacity
+        for slot, row in enumerate(dealt):
+            channels = [of_slot[sequence // n_envs] for sequence in row]
+            if n_envs == self.n_envs:  # all are of one slot in the file, too
+                self._channels[key][slot] = channels[0]
+            else:
+                numbers[slot], self._channels[key][slot] = regroup(numbers[slot], channels)
 
     def _fits_as_it_lies(self, saved: dict[str, Array]) -> bool:
         """Whether each sequence can have the slot that it had, so that the same ones are drawn and replaced next."""
@@ -272,7 +321,7 @@ class SequenceReplayBuffer:
         """The time limits of sequences dealt out so, for each slot."""
         of_sequence: dict[int, list[tuple[int, Any]]] = {}
         for i, (slot, step, env) in enumerate(saved["timeouts_at"].tolist()):
-            final = {key: saved[f"timeouts/{key}"][i] for key in self._keys}
+            final = {key: saved[f"timeouts/{key}"][i] for key in self._parts}
             place = slot * saved["rewards"].shape[1] + env
             of_sequence.setdefault(place, []).append((step, final if self._is_dict else final[""]))
         return [
@@ -284,13 +333,17 @@ class SequenceReplayBuffer:
             for row in dealt.tolist()
         ]
 
-    def _split(self, sequences: Sequences) -> dict[str, Array]:
-        """Arrays by the names under which they are kept."""
+    def _split(self, sequences: Sequences) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Arrays by the names under which they are kept, and the distinct channels of images by their keys."""
         observations: Any = sequences.observations if self._is_dict else {"": sequences.observations}
-        return {
-            **{f"observations/{key}": observations[key] for key in self._keys},
-            **{name: getattr(sequences, name) for name in ("actions", "rewards", "statistics", "dones")},
-        }
+        arrays = {name: getattr(sequences, name) for name in ("actions", "rewards", "statistics", "dones")}
+        channels = {}
+        for key in self._parts:
+            array = observations[key]
+            if key in self._images:
+                array, channels[key] = split(array)
+            arrays[f"observations/{key}"] = array
+        return arrays, channels
 
 
 def _memory() -> int | None:

@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from sb3_trpo_ext.acer.images import BYTE, NUMBER, has_channels, split
 from sb3_trpo_ext.common.files import PathOrFile, atomic_file, readable
 
 Array = NDArray[Any]
@@ -55,16 +56,20 @@ def check(
     """
     Refuse a file whose parts do not belong together, or hold what ACER can not have stored.
 
-    :param saved: arrays by name, of the right names, types and shapes, but for the numbers of sequences, environments
-        and time limits
+    :param saved: arrays by name, of the right names, types and shapes, but for channels of images, and the numbers of
+        sequences, environments and time limits
     :param observation_space: of one environment
     :param action_space: of one environment
     :param path: for the message
     :raises ValueError: naming all faulty parts
     """
-    faults = _faults_of_shapes(saved)
+    faults = _faults_of_shapes(saved, observation_space)
     if not faults:
-        faults = [*_faults_of_numbers(saved, observation_space, action_space), *_faults_of_timeouts(saved)]
+        faults = [
+            *_faults_of_images(saved, observation_space),
+            *_faults_of_numbers(saved, observation_space, action_space),
+            *_faults_of_timeouts(saved),
+        ]
     if faults:
         raise ValueError(f"{path} is not a replay buffer saved by ACER, or is damaged: {'; '.join(faults)}.")
 
@@ -74,25 +79,64 @@ def parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
     return dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
 
 
-def _faults_of_shapes(saved: dict[str, Array]) -> list[str]:
+def channel_names(key: str, n_slots: int) -> list[str]:
+    """Under which the channels of images are stored, for each slot of a buffer."""
+    return [f"channels/{key}/{slot}" for slot in range(n_slots)]
+
+
+def with_split_images(saved: dict[str, Array], space: spaces.Space[Any]) -> dict[str, Array]:
+    """
+    What a file holds, with images split into channels, which files of earlier versions have whole.
+
+    :param saved: arrays by name, of a file that may be damaged
+    :param space: of one environment's observations
+    """
+    arrays = dict(saved)
+    for key, part in parts(space).items():
+        whole = saved.get(f"observations/{key}")
+        if not has_channels(part) or whole is None or whole.dtype != BYTE or whole.shape[3:] != part.shape:
+            continue
+        numbers = arrays[f"observations/{key}"] = np.empty(whole.shape[:-2], NUMBER)
+        for slot, name in enumerate(channel_names(key, len(whole))):
+            numbers[slot], arrays[name] = split(whole[slot])
+    return arrays
+
+
+def _faults_of_shapes(saved: dict[str, Array], observation_space: spaces.Space[Any]) -> list[str]:
     n_sequences, n_envs = saved["rewards"].shape[:2]
     places, position = saved["timeouts_at"], saved["position"]
     n_timeouts = places.size // 3
     faults = [
         f"{name} has {array.shape[0]} sequences of {array.shape[1]} environments, rewards has {n_sequences} of {n_envs}"
         for name, array in saved.items()
-        if not name.startswith("timeouts") and name != "position" and array.shape[:2] != (n_sequences, n_envs)
+        if not name.startswith(("timeouts", "channels/", "position")) and array.shape[:2] != (n_sequences, n_envs)
     ]
-    for name, array in saved.items():
-        if name.startswith("timeouts/"):
-            like = saved[name.replace("timeouts/", "observations/")]
-            if array.shape != (n_timeouts, *like.shape[3:]) or array.dtype != like.dtype:
-                faults.append(f"{name} has shape {array.shape} and type {array.dtype} for {n_timeouts} time limits")
+    for key, space in parts(observation_space).items():
+        array = saved[f"timeouts/{key}"]
+        if array.shape != (n_timeouts, *(space.shape or ())) or array.dtype != space.dtype:
+            faults.append(f"timeouts/{key} has shape {array.shape} and type {array.dtype} for {n_timeouts} time limits")
     if places.shape[1:] != (3,) or places.dtype != np.int64:
         faults.append(f"timeouts_at has shape {places.shape} and type {places.dtype}, not (…, 3) and int64")
     if position.shape != () or not np.issubdtype(position.dtype, np.integer) or not 0 <= position <= n_sequences:
         faults.append(f"position is {position}, not a whole number from 0 to {n_sequences}")
     return faults
+
+
+def _faults_of_images(saved: dict[str, Array], observation_space: spaces.Space[Any]) -> list[str]:
+    faults = []
+    for key, space in parts(observation_space).items():
+        if not has_channels(space):
+            continue
+        numbers = saved[f"observations/{key}"]
+        for of_slot, name in zip(numbers, channel_names(key, len(numbers)), strict=True):
+            channels, shape = saved[name], (space.shape or ())[1:]
+            if channels.shape[1:] != shape or channels.dtype != BYTE:
+                faults.append(
+                    f"{name} has shape {channels.shape} and type {channels.dtype}, not (…, {shape}) and uint8"
+                )
+            elif not _between(of_slot, 0, len(channels) - 1):
+                faults.append(f"observations/{key} has numbers of channels that are not in {name}")
+    return faults[:3]  # a slot that is wrong seldom comes alone
 
 
 def _faults_of_numbers(

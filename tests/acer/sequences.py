@@ -8,12 +8,14 @@ from sb3_trpo_ext.common.collection import Timeout
 
 T, B = 4, 3
 IMAGE = spaces.Box(0, 255, (6, 6, 1), np.uint8)
+STACK = spaces.Box(0, 255, (4, 6, 5), np.uint8)  # its channels first, so they are stored each by itself
 VECTOR = spaces.Box(-1, 1, (2,))
 OBSERVATIONS = {
     "vector": VECTOR,
     "image": IMAGE,
+    "stack": STACK,
     "number": spaces.Discrete(5),
-    "dict": spaces.Dict(picture=IMAGE, vector=VECTOR),
+    "dict": spaces.Dict(picture=IMAGE, vector=VECTOR, stack=STACK),
 }
 ACTIONS = {"discrete": spaces.Discrete(3), "box": spaces.Box(-1, 1, (2,))}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sb3_trpo_ext.acer.buffer import SequenceReplayBuffer, Sequences
-from tests.acer.sequences import ACTIONS, IMAGE, OBSERVATIONS, VECTOR, B, T, make_buffer, make_sequences, plain
+from tests.acer.sequences import ACTIONS, IMAGE, OBSERVATIONS, STACK, VECTOR, B, T, make_buffer, make_sequences, plain
 
 
 @pytest.mark.parametrize("observation", OBSERVATIONS)
@@ -48,6 +48,17 @@ def test_images_stay_bytes_and_memory_is_known():
     assert buffer.get(np.zeros(B, int)).observations.dtype == np.uint8
     per_slot = B * ((T + 1) * 36 + T * (8 + 4 + 4 * 4 + 1))
     assert buffer.n_bytes == 5 * per_slot
+
+
+def test_stacks_are_stored_by_their_frames():
+    """With which the whole buffer's memory is known when something is stored: here nothing comes twice."""
+    buffer = make_buffer("stack")
+    numbers = B * (T + 1) * 4 * 4
+    rest = B * T * (8 + 4 + 4 * 4 + 1)
+    assert buffer.n_bytes == 5 * (numbers + rest)
+    for seed in range(7):
+        buffer.add(make_sequences(STACK, ACTIONS["discrete"], seed))
+        assert buffer.n_bytes == 5 * (numbers + rest + B * (T + 1) * 4 * 30)
 
 
 def test_too_little_memory_is_said_with_the_remedy():

@@ -12,6 +12,7 @@ from tests.acer.sequences import (
     ACTIONS,
     IMAGE,
     OBSERVATIONS,
+    STACK,
     VECTOR,
     B,
     T,
@@ -58,9 +59,10 @@ def test_what_follows_is_the_same_after_loading():
     assert contents(buffer) == contents(loaded)
 
 
-def test_a_smaller_buffer_keeps_the_latest():
-    buffer, smaller, file = make_buffer(), make_buffer(capacity=2), io.BytesIO()
-    added = [make_sequences(VECTOR, ACTIONS["discrete"], seed) for seed in range(7)]
+@pytest.mark.parametrize("observation", ["vector", "stack"])
+def test_a_smaller_buffer_keeps_the_latest(observation):
+    buffer, smaller, file = make_buffer(observation), make_buffer(observation, capacity=2), io.BytesIO()
+    added = [make_sequences(OBSERVATIONS[observation], ACTIONS["discrete"], seed) for seed in range(7)]
     for sequences in added:
         buffer.add(sequences)
     buffer.save(file)
@@ -77,11 +79,46 @@ def test_the_file_holds_arrays_only(tmp_path):
         assert all(archive[name].dtype != object for name in archive.files)
 
 
+@pytest.mark.parametrize("observation", ["stack", "dict"])
+@pytest.mark.parametrize("n_added", [0, 3, 7])
+def test_a_file_that_has_images_whole_loads(observation, n_added, tmp_path):
+    """As they were stored before their channels were."""
+    buffer, loaded = make_buffer(observation), make_buffer(observation)
+    key, name = ("stack", "observations/stack") if observation == "dict" else ("", "observations/")
+    for seed in range(n_added):
+        buffer.add(make_sequences(OBSERVATIONS[observation], ACTIONS["discrete"], seed))
+    slots = [buffer.get(np.full(B, slot)).observations for slot in range(buffer.n_stored)]
+    whole = [(slot[key] if key else slot).swapaxes(0, 1) for slot in slots]
+    buffer.save(tmp_path / "file.npz")
+    with np.load(tmp_path / "file.npz") as archive:
+        arrays = {each: archive[each] for each in archive.files if not each.startswith("channels/")}
+    arrays[name] = np.array(whole, np.uint8).reshape(-1, B, T + 1, *STACK.shape)
+    np.savez(tmp_path / "file.npz", **arrays)
+    loaded.load(tmp_path / "file.npz")
+    assert len(loaded) == len(buffer) and loaded.position == buffer.position and loaded.n_bytes == buffer.n_bytes
+    for slot in range(buffer.n_stored):
+        one, other = loaded.get(np.full(B, slot)), buffer.get(np.full(B, slot))
+        assert all(plain(one, env) == plain(other, env) for env in range(B))
+
+
+def test_nothing_is_left_of_what_was_stored_before_loading():
+    buffer, file = make_buffer("stack"), io.BytesIO()
+    buffer.add(make_sequences(STACK, ACTIONS["discrete"], 0))
+    n_bytes = buffer.n_bytes
+    buffer.save(file)
+    for seed in range(5):
+        buffer.add(make_sequences(STACK, ACTIONS["discrete"], seed))
+    file.seek(0)
+    buffer.load(file)
+    assert buffer.n_stored == 1 and buffer.n_bytes == n_bytes
+
+
 @pytest.mark.parametrize(
     "other",
     [
         SequenceReplayBuffer(60, T + 1, B, VECTOR, ACTIONS["discrete"], 4),
         SequenceReplayBuffer(60, T, B, IMAGE, ACTIONS["discrete"], 4),
+        SequenceReplayBuffer(60, T, B, STACK, ACTIONS["discrete"], 4),
         SequenceReplayBuffer(60, T, B, OBSERVATIONS["dict"], ACTIONS["discrete"], 4),
         SequenceReplayBuffer(60, T, B, VECTOR, ACTIONS["box"], 4),
         SequenceReplayBuffer(60, T, B, VECTOR, ACTIONS["discrete"], 5),
@@ -130,7 +167,7 @@ def test_a_file_whose_inside_is_damaged_is_named(place, tmp_path):
         make_buffer("image").load(tmp_path / "bad.npz")
 
 
-@pytest.mark.parametrize("observation", ["vector", "number", "dict"])
+@pytest.mark.parametrize("observation", ["vector", "number", "stack", "dict"])
 @pytest.mark.parametrize("saved_from, loaded_to", [(3, 2), (2, 3), (1, 4), (4, 1), (3, 3), (1, 7)])
 @pytest.mark.parametrize("n_added", [1, 3, 7])
 def test_a_file_from_another_number_of_environments(observation, saved_from, loaded_to, n_added, tmp_path):
@@ -198,10 +235,22 @@ OF_NUMBERS = {
     "observations/": lambda saved: with_first(saved["observations/"], 5),
     "timeouts/": lambda saved: with_first(saved["timeouts/"], -1),
 }
+OF_STACKS = {
+    "observations/, too large": lambda saved: saved["observations/"] + np.int32(10**6),
+    "observations/, below 0": lambda saved: with_first(saved["observations/"], -1),
+    "observations/, by 1": lambda saved: saved["observations/"] + np.int32(1),
+    "channels//1": lambda saved: saved["channels//1"][:, 1:],
+    "channels//1, none": lambda saved: saved["channels//1"][:0],
+    "channels//1, axes": lambda saved: saved["channels//1"][0],
+    "channels//1, type": lambda saved: saved["channels//1"].astype(float),
+    "timeouts/": lambda saved: saved["timeouts/"][:, 1:],
+    "lengths": lambda saved: saved["dones"][:1],
+}
 CASES = [
     *[("vector", "discrete", *each) for each in DAMAGE.items()],
     *[("vector", "box", *each) for each in OF_BOX.items()],
     *[("number", "discrete", *each) for each in OF_NUMBERS.items()],
+    *[("stack", "discrete", *each) for each in OF_STACKS.items()],
 ]
 
 
@@ -221,6 +270,17 @@ def test_a_file_that_can_not_be_is_refused_and_nothing_changes(observation, acti
     with pytest.raises(ValueError, match=rf"bad\.npz is not a replay buffer saved by ACER.*{name}"):
         buffer.load(tmp_path / "bad.npz")
     assert plain(buffer.get(np.zeros(B, int)), 0) == before and len(buffer) == T * B
+
+
+@pytest.mark.parametrize("name", ["channels//0", "channels//2"])
+def test_a_file_with_too_few_or_too_many_channels_is_refused(name, tmp_path):
+    saved_file(tmp_path / "bad.npz", "stack")
+    with np.load(tmp_path / "bad.npz") as archive:
+        arrays = dict(archive)
+    channels = arrays.pop(name, arrays["channels//1"])
+    np.savez(tmp_path / "bad.npz", **arrays if name == "channels//0" else arrays | {name: channels})
+    with pytest.raises(ValueError, match=rf"bad\.npz was not saved by ACER .*lacks or adds {name}\."):
+        make_buffer("stack").load(tmp_path / "bad.npz")
 
 
 def test_actions_that_are_no_whole_numbers_are_refused(tmp_path):

@@ -16,12 +16,13 @@ from sb3_contrib.common.envs import InvalidActionEnvDiscrete
 from stable_baselines3 import A2C
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_trpo_ext import ACER, TRPO, MaskableTRPO, RecurrentTRPO
 from sb3_trpo_ext.bench.contenders import Stopwatch, now, undisturbed
 from sb3_trpo_ext.bench.learn import number
 from sb3_trpo_ext.bench.provenance import command_line, provenance, warn_if_busy
+from sb3_trpo_ext.envs import as_vec_env
 
 SEED = 0
 # The same work: A2C learns from observations as they are.
@@ -29,16 +30,40 @@ AS_THEY_ARE = {"policy_kwargs": {"normalize_observations": False}}
 MEMORY = {"lstm_hidden_size": 64, "net_arch": [64]}
 
 
+def dummy(comparison: "Comparison", environment: str) -> VecEnv:
+    """As users have them: monitored, one after the other in this process."""
+    return DummyVecEnv([lambda: Monitor(comparison.make(environment))] * comparison.n_envs)
+
+
+def in_process(comparison: "Comparison", environment: str) -> VecEnv:
+    """The same, with fewer copies."""
+    return as_vec_env([lambda: comparison.make(environment)] * comparison.n_envs)
+
+
+def envpool(comparison: "Comparison", environment: str) -> VecEnv:
+    """
+    EnvPool's, stepped by two threads.
+
+    :raises ModuleNotFoundError: when it is not installed
+    """
+    import envpool  # optional, and never a dependency
+
+    pool = envpool.make(environment, env_type="gymnasium", num_envs=comparison.n_envs, num_threads=2, seed=SEED)
+    return as_vec_env(pool)
+
+
 class Contender(NamedTuple):
     """
     :param algorithm: to train
     :param settings: of its constructor
     :param policy: its name
+    :param vec_env: comparison and name of an environment → what it is trained in
     """
 
     algorithm: type[OnPolicyAlgorithm]
     settings: dict[str, Any]
     policy: str = "MlpPolicy"
+    vec_env: Callable[["Comparison", str], VecEnv] = dummy
 
 
 class Comparison(NamedTuple):
@@ -100,6 +125,15 @@ COMPARISONS = {
             "MaskableTRPO": Contender(MaskableTRPO, {}),
         },
         make=with_masks,
+    ),
+    "environments": Comparison(
+        "HalfCheetah-v5",
+        {
+            "DummyVecEnv": Contender(TRPO, {"n_steps": 128}),
+            "as_vec_env": Contender(TRPO, {"n_steps": 128}, vec_env=in_process),
+            "EnvPool, 2 threads": Contender(TRPO, {"n_steps": 128}, vec_env=envpool),
+        },
+        n_envs=16,
     ),
 }
 
@@ -185,6 +219,8 @@ def run(options: argparse.Namespace, arguments: list[str]) -> None:
             options.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
     except gym.error.Error as error:
         sys.exit(f"--envs {environment}: {error}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"--of {options.of}: {error}. Install it: pip install {error.name}")
     finally:
         torch.set_num_threads(threads)
 
@@ -200,13 +236,11 @@ def measure(comparison: Comparison, environment: str, steps: int, repeats: int) 
     :return: by name, without the first turn
     """
 
-    def made() -> DummyVecEnv:
-        return DummyVecEnv([lambda: Monitor(comparison.make(environment))] * comparison.n_envs)
+    def clocked_one(one: Contender) -> Clocked:
+        env = one.vec_env(comparison, environment)
+        return Clocked(one.algorithm(one.policy, env, seed=SEED, device="cpu", **one.settings))
 
-    clocked = {
-        name: Clocked(one.algorithm(one.policy, made(), seed=SEED, device="cpu", **one.settings))
-        for name, one in comparison.contenders.items()
-    }
+    clocked = {name: clocked_one(one) for name, one in comparison.contenders.items()}
     for _ in range(repeats + 1):
         for one in clocked.values():
             one.learn(steps)

@@ -1,6 +1,7 @@
 """Steps per second of ACER and A2C: what is counted, what is printed, and what is said when an option is wrong."""
 
 import json
+import sys
 
 import gymnasium as gym
 import pytest
@@ -46,7 +47,7 @@ def test_replays_are_gradient_steps_too():
 
 
 def test_all_learn_from_observations_as_they_are():
-    for algorithm, settings, policy in COMPARISONS["acer"].contenders.values():
+    for algorithm, settings, policy, _ in COMPARISONS["acer"].contenders.values():
         assert getattr(algorithm(policy, "CartPole-v1", **settings).policy, "normalizer", None) is None
 
 
@@ -67,3 +68,25 @@ def test_other_comparisons(what, monkeypatch, capsys):
     title, head, *rows = capsys.readouterr().out.split("\n\n")[1].strip().splitlines()
     assert comparison.environment in title and "updates per step" in head
     assert [row.strip().startswith(name) for row, name in zip(rows, small, strict=True)] == [True] * 3
+
+
+def test_environments_are_compared_under_the_same_training(monkeypatch, capsys):
+    comparison = COMPARISONS["environments"]
+    assert comparison.n_envs == 16 and list(comparison.contenders) == [
+        "DummyVecEnv",
+        "as_vec_env",
+        "EnvPool, 2 threads",
+    ]
+    assert len({str(one.settings) for one in comparison.contenders.values()}) == 1
+    small = {name: one._replace(settings={"n_steps": 2}) for name, one in list(comparison.contenders.items())[:2]}
+    measured = measure(comparison._replace(contenders=small), "CartPole-v1", 64, 1)
+    assert [type(one.model.env).__name__ for one in measured.values()] == ["DummyVecEnv", "InProcessVecEnv"]
+    assert all(one.model.n_envs == 16 for one in measured.values())
+
+
+def test_what_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "envpool", None)
+    small = COMPARISONS["environments"]._replace(n_envs=1)
+    monkeypatch.setitem(COMPARISONS, "environments", small)
+    with pytest.raises(SystemExit, match=r"--of environments: .*Install it: pip install envpool"):
+        main(["throughput", "--of", "environments", "--envs", "CartPole-v1"])

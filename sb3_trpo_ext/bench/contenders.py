@@ -16,6 +16,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_trpo_ext
@@ -31,7 +32,7 @@ SAME_WORK = {"cg_tolerance": 0.0, "kl_reduction": "mean", "critic": "adam"}
 SAME_POLICY = {"normalize_observations": False, "log_std_init": 0.0}
 # Ours with other settings, against sb3-contrib's all the same: suffix of the case's name → settings.
 VARIANTS = {"curvature-thinned-10": {"curvature_sampling_factor": 10}}
-# Ours without settings, on SB3's DummyVecEnv and on our own.
+# Ours without settings, in the environments that are given and in as_vec_env of them.
 OURS, OURS_AS_VEC_ENV = "ours", "ours, as_vec_env"
 PRODUCTS = 5  # Fisher products of ours that are timed after each update; sb3-contrib's are timed in its CG
 
@@ -112,6 +113,16 @@ def environment(case: Case | UpdateCase) -> DummyVecEnv:
     return DummyVecEnv([lambda: Monitor(case.make())] * getattr(case, "n_envs", 1))
 
 
+def given(case: Case | UpdateCase) -> GymEnv:
+    """
+    The same as users pass them to a constructor, which makes of a single one what it likes.
+
+    :param case: to build for
+    """
+    env = environment(case)
+    return env if env.num_envs > 1 else env.envs[0]
+
+
 def contrib(case: Case | UpdateCase, seed: int, device: str = "cpu") -> Contender:
     """
     sb3-contrib's TRPO.
@@ -164,12 +175,11 @@ def without_settings(case: Case, seed: int, device: str = "cpu") -> dict[str, On
     """
     own = {"policy_kwargs": case.arguments["policy_kwargs"], "seed": seed, "device": device}
     rollout = {"n_steps": case.arguments["n_steps"]}
-    functions = [lambda: Monitor(case.make())] * case.n_envs
     models: dict[str, OnPolicyAlgorithm] = {
-        OURS: sb3_trpo_ext.TRPO(case.policy, environment(case), **rollout, **own),
-        OURS_AS_VEC_ENV: sb3_trpo_ext.TRPO(case.policy, as_vec_env(functions), **rollout, **own),
-        "SB3's PPO": PPO(case.policy, environment(case), **rollout, **own),
-        "SB3's A2C": A2C(case.policy, environment(case), **own),
+        OURS: sb3_trpo_ext.TRPO(case.policy, given(case), **rollout, **own),
+        OURS_AS_VEC_ENV: sb3_trpo_ext.TRPO(case.policy, as_vec_env(environment(case)), **rollout, **own),
+        "SB3's PPO": PPO(case.policy, given(case), **rollout, **own),
+        "SB3's A2C": A2C(case.policy, given(case), **own),
     }
     for model in models.values():
         model.set_logger(Logger(folder=None, output_formats=[]))
@@ -203,7 +213,7 @@ def _contender(
     split: Callable[[Contender], Seconds],
     settings: dict[str, Any],
 ) -> Contender:
-    model = algorithm(getattr(case, "policy", "MlpPolicy"), environment(case), seed=seed, device=device, **settings)
+    model = algorithm(getattr(case, "policy", "MlpPolicy"), given(case), seed=seed, device=device, **settings)
     model.set_logger(Logger(folder=None, output_formats=[]))
     watch = Stopwatch()
     watch.watch(model, "collect_rollouts")

@@ -1,5 +1,6 @@
 """Both sides do the same work, and the stopwatch reads the right hands."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 import sb3_trpo_ext
 from sb3_trpo_ext.bench import contenders
@@ -20,6 +23,7 @@ from sb3_trpo_ext.bench.contenders import (
     contrib,
     environment,
     environment_seconds,
+    given,
     learn_once,
     match_steps,
     ours,
@@ -127,6 +131,11 @@ def test_training_without_settings_has_but_networks_and_the_size_of_a_rollout():
     ]
     defaults = sb3_trpo_ext.TRPO("MlpPolicy", make())
     assert all(models[name].target_kl == defaults.target_kl for name in (OURS, OURS_AS_VEC_ENV))
+
+
+def test_a_single_environment_is_given_as_it_is_and_several_in_sb3s_vec_env():
+    assert isinstance(given(TINY), DummyVecEnv) and given(TINY).num_envs == 2
+    assert isinstance(given(replace(TINY, n_envs=1)), Monitor)
 
 
 def test_learning_takes_up_where_it_was_and_counts_the_steps_that_were_taken(monkeypatch):

@@ -37,6 +37,23 @@ def test_every_kth_keeps_the_parts_together(k):
         assert torch.equal(getattr(thinned, part), getattr(batch, part)[::k])
 
 
+@pytest.mark.parametrize(("states", "k"), [(1, 10), (3, 3), (5, 2), (6, 1), (10, 1), (11, 1)])
+def test_thinned_to_a_number_of_states_or_a_few_more(states, k):
+    batch = numbered(10)
+    thinned = batch.thinned_to(states)
+    assert thinned.size == len(range(0, 10, k)) >= min(states, 10)
+    assert torch.equal(thinned.inputs.observations, batch.inputs.observations[::k])
+    assert (thinned is batch) == (k == 1)
+
+
+def test_states_that_hang_together_are_not_thinned():
+    class Together(Inputs):
+        stands_alone = False
+
+    batch = replace(numbered(10), inputs=Together(numbered(10).inputs.observations))
+    assert batch.thinned_to(2) is batch
+
+
 def test_who_acted_may_be_unknown_to_a_thinned_batch():
     assert replace(numbered(4), behaviour_log_prob=None).every(2).behaviour_log_prob is None
 

@@ -180,11 +180,12 @@ def test_trust_region_holds_and_the_error_falls(max_kl, fast):
         assert float((after - returns).square().mean()) < float(variance)
 
 
-def dense_solution(case):
+def dense_solution(case, k=1):
     """
     The step to the minimum, what the KL is measured with, and the errors, once mean and spread are met.
 
-    H is made of one gradient per state. Its damping is 0.1 for the output layer and 0.1 σ² for the rest.
+    H is made of one gradient for each k-th state, the gradient of all. The damping is 0.1 for the output layer and
+    0.1 σ² for the rest.
     """
     critic_fit.meet_mean_and_spread(case.critic, case.batch)
     parameters, observations = case.critic.parameters, case.batch.inputs.observations
@@ -195,13 +196,16 @@ def dense_solution(case):
     J, errors = J.double(), (case.batch.returns - values).detach().double()
     damping = torch.full(J.shape[1:], 0.1 * float(errors.square().mean()), dtype=J.dtype)
     damping[-WIDTH - 1 :] = 0.1
-    H = J.T @ J / N + damping.diag()
+    H = J[::k].T @ J[::k] / len(J[::k]) + damping.diag()
     return torch.linalg.solve(H, J.T @ errors / N), H, errors
 
 
-def test_small_trust_region_is_filled_along_the_dense_solution():
-    case = Case()
-    direction, H, errors = dense_solution(case)
+@each_way
+@pytest.mark.parametrize("k", [1, 3])
+def test_small_trust_region_is_filled_along_the_dense_solution(k, fast, monkeypatch):
+    monkeypatch.setattr(critic_fit, "CURVATURE_STATES", N // k)
+    case = Case(fast=fast)
+    direction, H, errors = dense_solution(case, k)
     before = flatten(case.critic.parameters).double()
     fit_in_trust_region(case.critic, case.batch, 1e-6, n_critic_steps=1, cg_max_steps=100)
     step = flatten(case.critic.parameters).double() - before

@@ -12,6 +12,7 @@ import torch
 
 from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.kernels.conjugate_gradient import CGStop
+from sb3_trpo_ext.trust_region import region
 from sb3_trpo_ext.trust_region.direction import Backtracking, KfacNaturalGradient, NaturalGradient, Unsearched
 from sb3_trpo_ext.trust_region.policy_step import StepStatus
 from sb3_trpo_ext.trust_region.region import EuclideanRegion, KLRegion, averaged, summed
@@ -223,6 +224,16 @@ def test_step_is_the_one_of_dense_algebra(name, fast, changes):
     assert step.gradient_norm == pytest.approx(float(torch.linalg.vector_norm(g)), rel=1e-9)
     assert step.step_norm == pytest.approx(float(torch.linalg.vector_norm(delta)), rel=1e-6)
     assert step.cg_stop is CGStop.CONVERGED and step.cg_residual <= EXACT_CG["cg_tolerance"]
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_auto_leaves_the_fisher_matrix_enough_states(k, monkeypatch):
+    """That it then is the matrix of every k-th state is said above."""
+    monkeypatch.setattr(region, "CURVATURE_STATES", N // k)
+    auto, by_hand = Case("box"), Case("box")
+    auto.step(curvature_sampling_factor="auto")
+    by_hand.step(curvature_sampling_factor=k)
+    assert torch.equal(auto.moved_by(), by_hand.moved_by())
 
 
 @pytest.mark.parametrize("name", ["box", "discrete", "multi_discrete", "multi_binary"])

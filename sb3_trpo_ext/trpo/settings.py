@@ -43,7 +43,7 @@ LARGEST_LOG_STD = 40.0  # the square of its exponential is a float32
 ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 # Settings of each kind of critic, with their defaults.
 CRITIC_SETTINGS: dict[CriticMethod, dict[str, Any]] = {
-    "trust_region": {"n_critic_steps": 4, "critic_max_kl": 0.1},
+    "trust_region": {"n_critic_steps": 3, "critic_max_kl": 0.1},
     "adam": {"learning_rate": 1e-3, "batch_size": 128, "n_critic_updates": 10},
 }
 

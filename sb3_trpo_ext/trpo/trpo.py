@@ -86,7 +86,8 @@ class TRPO(Algorithm[Rollout]):
     :param n_steps: steps per environment and update. Higher means fewer, better estimated updates.
     :param batch_size: samples per gradient step of ``critic="adam"``. Higher is faster and smoother. None is 128.
     :param gamma: discount, in [0, 1]
-    :param cg_max_steps: limit of conjugate gradient steps. Higher gives a direction nearer to the natural gradient.
+    :param cg_max_steps: limit of conjugate gradient steps, the critic's too. Higher gives a direction nearer to the
+        natural gradient.
     :param cg_damping: λ ≥ 0, added to the Fisher matrix. Higher turns the direction towards the plain gradient and
         shortens the step. None is 0.1 for each action dimension, and 0.1 in all with ``kl_reduction="mean"`` or a
         Euclidean region.
@@ -134,7 +135,7 @@ class TRPO(Algorithm[Rollout]):
         with large networks. None is "trust_region", but "adam" where observations hold an image (a Box of three
         dimensions or more).
     :param n_critic_steps: Gauss-Newton steps per update of ``critic="trust_region"``. Higher follows the last rollout
-        more closely, and its noise. None is 4.
+        more closely, and its noise. None is 3.
     :param critic_max_kl: ε > 0, the size of the critic's trust region in each step. Higher follows the last rollout
         more closely. None is 0.1.
     :param critic_gae_lambda: λ of the critic's targets, in [0, 1]. Higher means less bias and more variance of what the
@@ -401,7 +402,7 @@ class TRPO(Algorithm[Rollout]):
             if by_adam:
                 set_noise_layers_only(self.policy)  # dropout helps Adam; a line search needs a function without noise
                 return fit_by_gradient_descent(critic, batch, self.batch_size, self.n_critic_updates)
-            return fit_in_trust_region(critic, batch, self.critic_max_kl, self.n_critic_steps)
+            return fit_in_trust_region(critic, batch, self.critic_max_kl, self.n_critic_steps, self.cg_max_steps)
 
     def _skip(self, bad: list[str]) -> None:
         super()._skip(bad)

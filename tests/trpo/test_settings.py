@@ -307,7 +307,7 @@ def test_what_is_given_to_the_critics_replaces_their_defaults():
         "learning_rate": 1e-3,
         "batch_size": 128,
         "n_critic_updates": 10,
-        "n_critic_steps": 4,
+        "n_critic_steps": 3,
         "critic_max_kl": 0.1,
     }
     assert chosen_for_the_critics(learning_rate=None, batch_size=None) == ({}, defaults)

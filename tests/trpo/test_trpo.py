@@ -110,8 +110,8 @@ def test_the_policys_update_is_the_step_of_the_parts_that_the_settings_name(upda
 # The critic's settings → its fit.
 FITS = {
     "trust_region": (
-        {"n_critic_steps": 2, "critic_max_kl": 0.05},
-        lambda critic, batch: fit_in_trust_region(critic, batch, critic_max_kl=0.05, n_critic_steps=2),
+        {"n_critic_steps": 2, "critic_max_kl": 0.05, "cg_max_steps": 7},
+        lambda critic, batch: fit_in_trust_region(critic, batch, critic_max_kl=0.05, n_critic_steps=2, cg_max_steps=7),
     ),
     "adam": (
         {"learning_rate": lambda progress: 0.01 if progress == 1 else 0.02, "batch_size": 8, "n_critic_updates": 3},

@@ -173,19 +173,19 @@ class Learning:
         """To the returns scale · (offset + f)."""
         x = torch.randn(1024, 8)
         f = (1.5 * x[:, 0]).sin() + 0.5 * x[:, 1] * x[:, 2] + (x[:, 3] + x[:, 4]).tanh() + 0.3 * x[:, 5].square()
-        return fit_in_trust_region(self.critic, batch_of(self.critic, x, scale * (offset + f)), 0.1, 4)
+        return fit_in_trust_region(self.critic, batch_of(self.critic, x, scale * (offset + f)), 0.1, 3, 15)
 
     def explained_variance(self, scale, n_updates):
         """Of the last update's returns, before their fit."""
         fits = [self.fit(scale) for _ in range(n_updates)]
-        assert all(fit.finite and fit.steps == 4 for fit in fits)
+        assert all(fit.finite and fit.steps == 3 for fit in fits)
         return fits[-1].explained_variance
 
 
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
 @pytest.mark.parametrize("scale", [1e-30, 1e-4, 1.0, 1e4, 1e30])
 def test_returns_of_any_scale_are_learned(activation, scale):
-    assert Learning(activation).explained_variance(scale, 16) > 0.93
+    assert Learning(activation).explained_variance(scale, 12) > 0.93
 
 
 @pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e36])

@@ -37,8 +37,11 @@ def unflatten(vector: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
     :param like: tensors with p numbers in all; only their shapes are read
     :return: views into ``vector``
     """
-    pieces = torch.split(vector, [tensor.numel() for tensor in like]) if like else ()
-    return tuple(piece.view(tensor.shape) for piece, tensor in zip(pieces, like, strict=True))
+    pieces = vector.split_with_sizes([tensor.numel() for tensor in like]) if like else ()
+    # A piece has one dimension already, and a view costs as much as a small product.
+    return tuple(
+        piece if tensor.ndim == 1 else piece.view(tensor.shape) for piece, tensor in zip(pieces, like, strict=True)
+    )
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def envpool(comparison: "Comparison", environment: str) -> VecEnv:
 
     :raises ModuleNotFoundError: when it is not installed
     """
-    import envpool  # type: ignore[import-not-found]  # optional, and never a dependency
+    import envpool  # optional, and never a dependency
 
     pool = envpool.make(environment, env_type="gymnasium", num_envs=comparison.n_envs, num_threads=2, seed=SEED)
     return as_vec_env(pool)

@@ -213,7 +213,7 @@ VARIANTS: dict[str, Settings] = {
 ACER_VARIANTS: dict[str, Settings] = {
     "all_limits": {},
     "learn_std": {"learn_std": True},
-    "adam": {"use_rms_prop": False},
+    "rms_prop": {"use_rms_prop": True},
     "no_trust_region": {"trust_region": False},
     "narrow_trust_region": {"trust_region_delta": 0.0},
     "no_bias_correction": {"bias_correction": False},

@@ -81,7 +81,8 @@ class ACER(Algorithm[Collected]):
     :param q_coef: weight of the critic's loss, which matters where networks are shared or the gradient is clipped
     :param ent_coef: weight of the entropy, ≥ 0: a number, a schedule or ``"lin_0.01"``. Higher explores more.
     :param max_grad_norm: limit of the gradient's norm
-    :param use_rms_prop: RMSProp (decay 0.99) as in the paper; False for Adam. ``policy_kwargs`` may name any other.
+    :param use_rms_prop: RMSProp (decay 0.99) as in the paper, whose average begins with the first gradient; False for
+        Adam. ``policy_kwargs`` may name any other.
     :param rms_prop_eps: ε of RMSProp
     :param importance_clip: c ≥ 0, limit of the importance weights; None for 10 with Discrete and 5 with Box actions;
         ``math.inf`` for none. Higher relies more on the returns and less on the critic.
@@ -137,7 +138,7 @@ class ACER(Algorithm[Collected]):
         q_coef: float = 0.5,
         ent_coef: float | str | Schedule = 0.01,
         max_grad_norm: float = 10.0,
-        use_rms_prop: bool = True,
+        use_rms_prop: bool = False,
         rms_prop_eps: float = 1e-5,
         importance_clip: float | None = None,
         bias_correction: bool = True,

@@ -1,6 +1,7 @@
 """Which optimizer the arguments of ACER ask for, and what it takes of a saved one."""
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +10,30 @@ from sb3_trpo_ext.kernels.vector import are_the_same
 
 if TYPE_CHECKING:
     from sb3_trpo_ext.acer.acer import ACER
+
+
+class RMSprop(torch.optim.RMSprop):
+    """
+    PyTorch's, but the running average of the squared gradients begins with the first of them. PyTorch's begins with 0,
+    so that the first step of every weight is 1 / √(1 − α) times the learning rate, with α = 0.99 ten times.
+    """
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and not self.state[parameter]:
+                    self.state[parameter] = _first_state(parameter.grad, group)
+        return super().step(closure)  # type: ignore[no-any-return]
+
+
+def _first_state(gradient: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What RMSProp remembers of a weight before its first step, by PyTorch's names."""
+    state = {"step": torch.zeros(()), "square_avg": gradient.square()}
+    if group["momentum"] > 0:
+        state["momentum_buffer"] = torch.zeros_like(gradient)
+    if group["centered"]:
+        state["grad_avg"] = torch.zeros_like(gradient)
+    return state
 
 
 def optimizer_of(model: "ACER") -> torch.optim.Optimizer:
@@ -29,7 +54,7 @@ def optimizer_of(model: "ACER") -> torch.optim.Optimizer:
     given = model.policy_kwargs.get("optimizer_kwargs") or {}
     if model.use_rms_prop:
         settings = {"alpha": 0.99, "eps": model.rms_prop_eps, "foreach": True} | given
-        return torch.optim.RMSprop(parameters, learning_rate, **settings)
+        return RMSprop(parameters, learning_rate, **settings)
     return torch.optim.Adam(parameters, learning_rate, **({"eps": 1e-5, "fused": True} | given))
 
 

@@ -115,7 +115,7 @@ def test_custom_networks(settings, action, space_env, tiny, bits, tmp_path):
         {"importance_clip": 0},
         {"trust_region_delta": 0.0},
         {"ent_coef": 0.0},
-        {"use_rms_prop": False},
+        {"use_rms_prop": True},
         {"learn_std": True},
         {"n_action_samples": 1},
         {"n_steps": 1, "replay_start": 0},

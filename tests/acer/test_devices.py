@@ -86,7 +86,7 @@ def test_every_action_space_with_every_kind_of_observation(action, observation, 
     [
         {"trust_region": False},
         {"bias_correction": False},
-        {"use_rms_prop": False},
+        {"use_rms_prop": True},
         {"n_action_samples": 1},
         {"n_steps": 1, "replay_start": 0},
         {"policy_kwargs": {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {"momentum": 0.5}}},

@@ -33,13 +33,13 @@ def test_acrobot():
 
 def test_lunar_lander():
     """Random actions score about -220."""
-    settings = {"learning_rate": "lin_7e-4", "use_rms_prop": False, "trust_region_delta": 0.05, "ent_coef": 0.003}
+    settings = {"learning_rate": "lin_7e-4", "trust_region_delta": 0.05, "ent_coef": 0.003}
     assert final_return("LunarLander-v3", 0, 1_000_000, 8, normalize=True, **settings) >= 180
 
 
 def test_pendulum():
     """Random actions score about -1200."""
-    settings = {"gamma": 0.9, "n_steps": 10, "learning_rate": 1.5e-3, "use_rms_prop": False, "buffer_size": 5000}
+    settings = {"gamma": 0.9, "n_steps": 10, "learning_rate": 1.5e-3, "buffer_size": 5000}
     settings |= {"trust_region_delta": 0.005, "policy_kwargs": {"log_std_init": 0.0}}
     assert final_return("Pendulum-v1", 0, 100_000, 4, normalize=True, **settings) >= -400
 

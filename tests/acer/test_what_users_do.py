@@ -72,7 +72,7 @@ def changed(before, policy):
     return [not torch.equal(old, new) for old, new in zip(before, policy.parameters(), strict=True)]
 
 
-@pytest.mark.parametrize("settings", [{}, {"optimizer_class": torch.optim.SGD}], ids=["rms_prop", "sgd"])
+@pytest.mark.parametrize("settings", [{}, {"optimizer_class": torch.optim.SGD}], ids=["adam", "sgd"])
 def test_an_exchanged_policy_is_the_one_that_learns(settings, space_env, tiny, tmp_path):
     model = tiny(space_env(VECTOR, DISCRETE), policy_kwargs=settings).learn(12)
     left = model.policy
@@ -87,7 +87,7 @@ def test_an_exchanged_policy_is_the_one_that_learns(settings, space_env, tiny, t
     assert max(distance) < 0.1, "the average starts from the policy that came"
 
 
-@pytest.mark.parametrize("settings", [{}, {"optimizer_class": torch.optim.SGD}], ids=["rms_prop", "sgd"])
+@pytest.mark.parametrize("settings", [{}, {"optimizer_class": torch.optim.SGD}], ids=["adam", "sgd"])
 def test_an_exchanged_head_is_trained(settings, space_env, tiny):
     model = tiny(space_env(VECTOR, DISCRETE), policy_kwargs=settings).learn(12)
     model.policy.action_net = nn.Linear(8, 3)

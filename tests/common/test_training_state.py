@@ -42,7 +42,7 @@ CASES = {
     "lstm": (RecurrentTRPO, "MlpLstmPolicy", cartpole, {"policy_kwargs": SMALL_MEMORY}),
     "gru": (RecurrentTRPO, "MlpLstmPolicy", cartpole, {"policy_kwargs": {**SMALL_MEMORY, "recurrent": "gru"}}),
     "acer": (ACER, "MlpPolicy", cartpole, {"replay_start": 60}),
-    "acer, box": (ACER, "MlpPolicy", pendulum, {"replay_start": 60, "use_rms_prop": False}),
+    "acer, box": (ACER, "MlpPolicy", pendulum, {"replay_start": 60, "use_rms_prop": True}),
 }
 N_STEPS, UPDATES = 16, 20
 

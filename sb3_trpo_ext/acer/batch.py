@@ -11,7 +11,7 @@ from torch import Tensor
 from sb3_trpo_ext.acer.buffer import Sequences
 from sb3_trpo_ext.acer.policies import ActionFamily, MlpPolicy
 from sb3_trpo_ext.common.inputs import Observations, each
-from sb3_trpo_ext.kernels.families import Categorical, Gaussian
+from sb3_trpo_ext.kernels.families import Categorical, Gaussian, MultiCategorical
 
 
 class SequenceBatch(NamedTuple):
@@ -19,7 +19,7 @@ class SequenceBatch(NamedTuple):
     T steps of B sequences as tensors. N = T · B rows, one time step of all environments after the other.
 
     :param observations: the N states, the B states after the sequences, then the K states where time limits struck
-    :param actions: shape (N,) for Discrete, (N, d) for Box
+    :param actions: shape (N,) for Discrete, (N, d) for MultiDiscrete and Box
     :param rewards: shape (T, B)
     :param behaviour: μ at the N states
     :param dones: whether an episode ended with the step, shape (T, B)
@@ -74,17 +74,23 @@ def as_sequence_batch(sequences: Sequences, policy: MlpPolicy) -> SequenceBatch:
     device = policy.device
     statistics = torch.as_tensor(_rows(sequences.statistics), device=device)
     actions = torch.as_tensor(_rows(sequences.actions), device=device)
-    discrete = isinstance(policy.action_space, spaces.Discrete)
-    d = statistics.shape[1] // 2
     timeouts = sequences.timeouts
     return SequenceBatch(
         observations=_observations(sequences, policy),
-        actions=actions if discrete else actions.reshape(len(actions), -1).float(),
+        actions=actions.reshape(len(actions), -1).float() if isinstance(policy.action_space, spaces.Box) else actions,
         rewards=torch.as_tensor(np.ascontiguousarray(sequences.rewards), device=device),
-        behaviour=Categorical(statistics) if discrete else Gaussian(statistics[:, :d], statistics[:, d:]),
+        behaviour=_behaviour(statistics, policy.action_space),
         dones=torch.as_tensor(np.ascontiguousarray(sequences.dones), device=device),
         timeouts=([timeout.step for timeout in timeouts], [timeout.env for timeout in timeouts]),
     )
+
+
+def _behaviour(statistics: Tensor, space: spaces.Space[Any]) -> ActionFamily:
+    if isinstance(space, spaces.Discrete):
+        return Categorical(statistics)
+    if isinstance(space, spaces.MultiDiscrete):
+        return MultiCategorical(statistics, tuple(int(size) for size in space.nvec))
+    return Gaussian(*statistics.chunk(2, dim=1))
 
 
 def _rows(array: Any) -> Any:

@@ -2,28 +2,45 @@
 Derivatives of action distributions in their own statistics φ, in closed form: the score ∇_φ log p, and the gradients of
 the KL divergence and of the entropy.
 
-φ are the logits of a Categorical, and mean and standard deviation of a Gaussian. Every row is a state of its own; no
-gradient is summed over states.
+φ are the logits of a Categorical or a MultiCategorical, and mean and standard deviation of a Gaussian. Every row is a
+state of its own; no gradient is summed over states.
 """
 
 from functools import singledispatch
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from sb3_trpo_ext.kernels.families import Categorical, Family, Gaussian
+from sb3_trpo_ext.kernels.families import Categorical, Family, Gaussian, MultiCategorical
 
 
-def score(family: Gaussian, actions: Tensor) -> tuple[Tensor, ...]:
+@singledispatch
+def score(family: Family, actions: Tensor) -> tuple[Tensor, ...]:
     """
     ∇_φ log p(a).
 
-    :param family: p, n distributions
+    :param family: p, n distributions, Gaussian or MultiCategorical
     :param actions: a, shape (n, d)
     :return: shaped like the family's statistics
     """
+    raise TypeError(f"The score is not known for a {type(family).__name__}.")
+
+
+@score.register
+def _(family: Gaussian, actions: Tensor) -> tuple[Tensor, ...]:
     z = (actions - family.mean) / family.std
     return z / family.std, (z * z - 1) / family.std
+
+
+@score.register
+def _(family: MultiCategorical, actions: Tensor) -> tuple[Tensor, ...]:
+    chosen = zip(family.choices, actions.long().unbind(1), strict=True)
+    parts = [
+        one_hot(action, size) - choice.logits.softmax(dim=1)
+        for (choice, action), size in zip(chosen, family.sizes, strict=True)
+    ]
+    return (torch.cat(parts, dim=1),)
 
 
 def weighted_score(family: Categorical, weights: Tensor) -> tuple[Tensor, ...]:
@@ -42,7 +59,7 @@ def kl_gradient(family: Family, old: Family) -> tuple[Tensor, ...]:
     """
     ∇_φ KL(old ‖ p), which points away from ``old``.
 
-    :param family: p, n distributions, Gaussian or Categorical
+    :param family: p, n distributions: Gaussian, Categorical or MultiCategorical
     :param old: of the same kind and shape
     :return: shaped like the family's statistics
     """
@@ -60,12 +77,18 @@ def _(family: Categorical, old: Categorical) -> tuple[Tensor, ...]:
     return (family.logits.softmax(dim=1) - old.logits.softmax(dim=1),)
 
 
+@kl_gradient.register
+def _(family: MultiCategorical, old: MultiCategorical) -> tuple[Tensor, ...]:
+    parts = [kl_gradient(choice, before)[0] for choice, before in zip(family.choices, old.choices, strict=True)]
+    return (torch.cat(parts, dim=1),)
+
+
 @singledispatch
 def entropy_gradient(family: Family) -> tuple[Tensor, ...]:
     """
     ∇_φ of the entropy.
 
-    :param family: n distributions, Gaussian or Categorical
+    :param family: n distributions: Gaussian, Categorical or MultiCategorical
     :return: shaped like the family's statistics
     """
     raise TypeError(f"The gradient of the entropy is not known for a {type(family).__name__}.")
@@ -81,3 +104,8 @@ def _(family: Categorical) -> tuple[Tensor, ...]:
     log_p = family.logits.log_softmax(dim=1)
     p = log_p.exp()
     return (-p * (log_p - (p * log_p).sum(dim=1, keepdim=True)),)
+
+
+@entropy_gradient.register
+def _(family: MultiCategorical) -> tuple[Tensor, ...]:
+    return (torch.cat([entropy_gradient(choice)[0] for choice in family.choices], dim=1),)

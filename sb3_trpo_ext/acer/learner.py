@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sb3_trpo_ext.acer.interruption import signals_wait
+from sb3_trpo_ext.acer.networks import networks_of
 from sb3_trpo_ext.acer.policies import MlpPolicy
 from sb3_trpo_ext.common.ranks import ALONE, Ranks, average_gradients
 from sb3_trpo_ext.kernels.vector import count
@@ -32,27 +33,28 @@ class Learner:
         self._copied = [*frozen, *zip(average.buffers(), policy.buffers(), strict=True)]
         self._present = [parameter.detach() for parameter in self.parameters]
         self.n_parameters = count(self.parameters)
+        self.networks = networks_of(policy, average)
 
     def copy_what_is_not_averaged(self) -> None:
         """Frozen parameters and buffers, such as running statistics: the average policy has the policy's own."""
         for mean, present in self._copied:
             mean.copy_(present)
 
-    def descend(self, loss: Tensor, max_grad_norm: float, average_policy_decay: float) -> Tensor:
+    def descend(self, write_gradients: Callable[[], None], max_grad_norm: float, average_policy_decay: float) -> Tensor:
         """
         One step of the optimizer, then θ_avg ← α θ_avg + (1 − α) θ. Nothing is changed if the gradient is not finite.
         A signal such as that of Ctrl-C acts before or after all of this.
 
-        :param loss: with its graph
+        :param write_gradients: of a loss, to the parameters
         :param max_grad_norm: limit of the gradient's norm
         :param average_policy_decay: α, in [0, 1]
         :return: the norm of the gradient before it was clipped
         """
         for parameter in self.parameters:
             parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+        write_gradients()
         if (ranks := self._ranks()) is not ALONE:
-            average_gradients(self.parameters, float(loss), 1, ranks)
+            average_gradients(self.parameters, 0.0, 1, ranks)
         norm = nn.utils.clip_grad_norm_(self.parameters, max_grad_norm, foreach=True)
         if norm.isfinite():
             follow = get_ema_multi_avg_fn(average_policy_decay)  # type: ignore[no-untyped-call]

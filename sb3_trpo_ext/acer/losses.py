@@ -2,7 +2,8 @@
 The gradients and losses of ACER (Wang et al. 2017, arXiv:1611.01224), as pure functions of tensors.
 
 The policy gradient ĝ is taken with respect to the statistics φ of the action distribution, one row per state: the
-logits of a Categorical, (mean, std) of a Gaussian side by side. Rows are n states; ascent directions throughout.
+logits of a Categorical or a MultiCategorical, (mean, std) of a Gaussian side by side. Rows are n states; gradients of
+the policy are ascent directions.
 """
 
 import math
@@ -11,16 +12,16 @@ import torch
 from torch import Tensor
 
 from sb3_trpo_ext.acer.gradients import score, weighted_score
-from sb3_trpo_ext.kernels.families import Categorical, Gaussian
+from sb3_trpo_ext.kernels.families import Categorical, Family, Gaussian, MultiCategorical
 
 
-def importance_weights(policy: Categorical | Gaussian, behaviour: Categorical | Gaussian, actions: Tensor) -> Tensor:
+def importance_weights(policy: Family, behaviour: Family, actions: Tensor) -> Tensor:
     """
     ρ = π(a|x) / μ(a|x).
 
     :param policy: π
     :param behaviour: μ, of the same kind
-    :param actions: shape (n,) for a Categorical, (n, d) for a Gaussian
+    :param actions: shape (n,) for a Categorical, else (n, d)
     :return: shape (n,)
     """
     return (policy.log_prob(actions) - behaviour.log_prob(actions)).exp()
@@ -30,6 +31,7 @@ def discrete_policy_gradient(
     policy: Categorical,
     behaviour: Categorical,
     actions: Tensor,
+    weights: Tensor,
     targets: Tensor,
     q_values: Tensor,
     importance_clip: float,
@@ -43,6 +45,7 @@ def discrete_policy_gradient(
     :param policy: π
     :param behaviour: μ
     :param actions: a, drawn from μ, shape (n,)
+    :param weights: ρ of these, shape (n,)
     :param targets: Q^ret of (x, a), shape (n,)
     :param q_values: Q(x, ·), shape (n, k)
     :param importance_clip: c ≥ 0; ∞ for plain importance weighting, 0 for the expectation under the critic
@@ -54,18 +57,19 @@ def discrete_policy_gradient(
     values = (p * q_values).sum(dim=1, keepdim=True)
     if bias_correction and math.isfinite(importance_clip):
         # [1 − c/ρ(b)]₊ π(b) = [π(b) − c μ(b)]₊, which needs no division.
-        weights = (p - importance_clip * behaviour.logits.softmax(dim=1)).clamp(min=0) * (q_values - values)
+        of_each = (p - importance_clip * behaviour.logits.softmax(dim=1)).clamp(min=0) * (q_values - values)
     else:
-        weights = torch.zeros_like(p)
-    truncated = importance_weights(policy, behaviour, actions).clamp(max=importance_clip).unsqueeze(1)
-    weights = weights.scatter_add(1, chosen, truncated * (targets.unsqueeze(1) - values))
-    return weighted_score(policy, weights)[0]
+        of_each = torch.zeros_like(p)
+    truncated = weights.clamp(max=importance_clip).unsqueeze(1)
+    of_each = of_each.scatter_add(1, chosen, truncated * (targets.unsqueeze(1) - values))
+    return weighted_score(policy, of_each)[0]
 
 
-def gaussian_policy_gradient(
-    policy: Gaussian,
-    behaviour: Gaussian,
+def sampled_policy_gradient(
+    policy: Gaussian | MultiCategorical,
+    behaviour: Gaussian | MultiCategorical,
     actions: Tensor,
+    weights: Tensor,
     advantages: Tensor,
     own_actions: Tensor,
     own_advantages: Tensor,
@@ -80,22 +84,21 @@ def gaussian_policy_gradient(
     :param policy: π
     :param behaviour: μ
     :param actions: a, drawn from μ, shape (n, d)
-    :param advantages: Q^opc(x, a) − V(x), shape (n,)
+    :param weights: ρ of these, shape (n,)
+    :param advantages: Q^opc(x, a) − V(x), shape (n,); for a MultiCategorical with Q^ret in the place of Q^opc
     :param own_actions: a', drawn from π, shape (n, d)
     :param own_advantages: Q̃(x, a') − V(x), shape (n,)
     :param importance_clip: c ≥ 0; ∞ for plain importance weighting
     :param bias_correction: False leaves out the second term
-    :return: ĝ in the means and standard deviations, shape (n, 2d)
+    :return: ĝ in the means and standard deviations, shape (n, 2d), or in the logits, shape (n, Σ k_d)
     """
-    truncated = importance_weights(policy, behaviour, actions).clamp(max=importance_clip) * advantages
+    truncated = weights.clamp(max=importance_clip) * advantages
     gradient = truncated.unsqueeze(1) * torch.cat(score(policy, actions), dim=1)
     if bias_correction and math.isfinite(importance_clip):
         inverse = (behaviour.log_prob(own_actions) - policy.log_prob(own_actions)).exp()
         # Beyond 1 / c the weight is 0 in any case; the clamp keeps 0 · ∞ out.
-        weights = (1 - importance_clip * inverse.clamp(max=torch.finfo(inverse.dtype).max)).clamp(
-            min=0
-        ) * own_advantages
-        gradient = gradient + weights.unsqueeze(1) * torch.cat(score(policy, own_actions), dim=1)
+        left = (1 - importance_clip * inverse.clamp(max=torch.finfo(inverse.dtype).max)).clamp(min=0)
+        gradient = gradient + (left * own_advantages).unsqueeze(1) * torch.cat(score(policy, own_actions), dim=1)
     return gradient
 
 
@@ -128,12 +131,41 @@ def project(gradient: Tensor, kl_gradient: Tensor, trust_region_delta: float) ->
 
 def q_loss(q_taken: Tensor, targets: Tensor) -> Tensor:
     """
-    ½ E[(Q^ret − Q(x, a))²].
+    ½ (Q^ret − Q(x, a))² of each row, whose mean is the loss.
 
     :param q_taken: Q(x, a), shape (n,)
     :param targets: Q^ret, constant, shape (n,)
+    :return: shape (n,)
     """
-    return 0.5 * (targets - q_taken).square().mean()
+    return 0.5 * (targets - q_taken).square()
+
+
+def q_loss_gradient(q_taken: Tensor, targets: Tensor) -> Tensor:
+    """
+    The gradient of the mean of :func:`q_loss` in the Q(x, a).
+
+    :param q_taken: Q(x, a), shape (n,)
+    :param targets: Q^ret, shape (n,)
+    :return: shape (n,)
+    """
+    return (q_taken - targets) / len(targets)
+
+
+def summed(values: Tensor, advantages: Tensor, score: Tensor) -> Tensor:
+    """
+    The Q-value of one choice in each of several dimensions, whose advantages add up, and whose expectation over the
+    policy is V, as that of :func:`duelling`:
+
+        Q(x, a) = V(x) + Σ_d [A_d(x, a_d) − Σ_b π_d(b|x) A_d(x, b)] = V(x) + A(x)ᵀ ∇_φ log π(a|x).
+
+    The gradient in A is the score, that in V is 1; π is a constant in it.
+
+    :param values: V(x), shape (n,)
+    :param advantages: A(x), the A_d(x, ·) of all dimensions side by side, shape (n, Σ k_d)
+    :param score: ∇_φ log π(a|x), shape (n, Σ k_d)
+    :return: shape (n,)
+    """
+    return values + (advantages * score).sum(dim=1)
 
 
 def duelling(values: Tensor, taken: Tensor, sampled: Tensor) -> Tensor:
@@ -152,13 +184,33 @@ def duelling(values: Tensor, taken: Tensor, sampled: Tensor) -> Tensor:
 
 def duelling_loss(q_taken: Tensor, values: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """
-    ½ E[(Q^ret − Q̃(x, a))²] + ½ E[(V^tgt − V(x))²], with the constant V^tgt = min(1, ρ) (Q^ret − Q̃(x, a)) + V(x).
+    ½ (Q^ret − Q̃(x, a))² + ½ (V^tgt − V(x))² of each row, with the constant V^tgt = min(1, ρ) (Q^ret − Q̃(x, a)) + V(x).
+    The loss is the mean.
 
     :param q_taken: Q̃(x, a), shape (n,)
     :param values: V(x), shape (n,)
     :param targets: Q^ret, constant, shape (n,)
     :param weights: ρ, constant, shape (n,)
+    :return: shape (n,)
     """
     errors = targets - q_taken
     value_targets = (weights.clamp(max=1) * errors + values).detach()
     return q_loss(q_taken, targets) + q_loss(values, value_targets)
+
+
+def duelling_loss_gradient(
+    q_taken: Tensor, values: Tensor, targets: Tensor, weights: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """
+    The gradient of the mean of :func:`duelling_loss` through :func:`duelling`.
+
+    :param q_taken: Q̃(x, a), shape (n,)
+    :param values: V(x), shape (n,)
+    :param targets: Q^ret, shape (n,)
+    :param weights: ρ, shape (n,)
+    :param k: number of sampled actions
+    :return: in V(x), shape (n,); in A(x, a) and the A(x, u_i), shape (1 + k, n)
+    """
+    errors = q_loss_gradient(q_taken, targets)
+    at_taken = errors.unsqueeze(0)
+    return errors * (1 + weights.clamp(max=1)), torch.cat([at_taken, (-at_taken / k).expand(k, -1)])

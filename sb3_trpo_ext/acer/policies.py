@@ -1,8 +1,9 @@
 """
 The networks of ACER: an SB3 actor-critic policy whose critic knows about actions.
 
-Discrete: the critic's head is Q(x, ·), and V(x) = Σ_a π(a|x) Q(x, a). Box: it has the heads V(x) and A(x, a) of a
-stochastic duelling network. Actor and critic share the features extractor, or not, as in SB3.
+Discrete: the critic's head is Q(x, ·), and V(x) = Σ_a π(a|x) Q(x, a). MultiDiscrete: it is V(x) and, of every choice of
+every dimension, A_d(x, ·). Box: it has the heads V(x) and A(x, a) of a stochastic duelling network. Actor and critic
+share the features extractor, or not, as in SB3.
 """
 
 import math
@@ -23,9 +24,9 @@ from torch import Tensor, nn
 from sb3_trpo_ext.common.distributions import plain_distribution
 from sb3_trpo_ext.common.inputs import Observations
 from sb3_trpo_ext.common.normalization import NormalizingPolicy, features_of
-from sb3_trpo_ext.kernels.families import Categorical, Gaussian
+from sb3_trpo_ext.kernels.families import Categorical, Gaussian, MultiCategorical
 
-ActionFamily: TypeAlias = Categorical | Gaussian
+ActionFamily: TypeAlias = Categorical | MultiCategorical | Gaussian
 
 # Exploration of Box actions: the standard deviation of the paper's experiments.
 LOG_STD = math.log(0.3)
@@ -36,7 +37,8 @@ class Evaluation(NamedTuple):
     A policy at n states.
 
     :param family: π
-    :param head: Q(x, ·) of shape (n, k) for Discrete actions, V(x) of shape (n,) for Box
+    :param head: Q(x, ·) of shape (n, k) for Discrete actions; V(x) and the A_d(x, ·) side by side, of shape
+        (n, 1 + Σ k_d), for MultiDiscrete; V(x) of shape (n,) for Box
     :param latent: what A(x, a) is computed from besides a, shape (n, …)
     """
 
@@ -49,7 +51,14 @@ class Evaluation(NamedTuple):
         """V(x), shape (n,)."""
         if isinstance(self.family, Gaussian):
             return self.head
+        if isinstance(self.family, MultiCategorical):
+            return self.head[:, 0]
         return (self.family.logits.softmax(dim=1) * self.head).sum(dim=1)
+
+    def first(self, n: int) -> "Evaluation":
+        """Of the first n states alone."""
+        statistics = [part[:n] for part in self.family.statistics]
+        return Evaluation(self.family.with_statistics(statistics), self.head[:n], self.latent[:n])
 
 
 class MlpPolicy(NormalizingPolicy):
@@ -58,13 +67,16 @@ class MlpPolicy(NormalizingPolicy):
     :class:`~sb3_trpo_ext.common.normalization.NormalizingPolicy`.
 
     :param observation_space: of the environment
-    :param action_space: Discrete, or Box with one dimension
+    :param action_space: Discrete, MultiDiscrete or Box
     :param lr_schedule: of the optimizer
     :param log_std_init: logarithm of the (initial) standard deviation of Box actions; None is that of 0.3
     :param advantage_arch: units of the hidden layers of A(x, a), behind the critic's own, which end in what (x) stands
         for; None for one layer of 64
     :param kwargs: as SB3's
     """
+
+    advantage_net: nn.Sequential | None
+    """From what (x) stands for, and an action, to A(x, a); Box alone has one. Made in ``_build``."""
 
     def __init__(
         self,
@@ -87,15 +99,15 @@ class MlpPolicy(NormalizingPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
-        width = self.mlp_extractor.latent_dim_vf
-        if isinstance(self.action_space, spaces.Discrete):
-            self.value_net = nn.Linear(width, int(self.action_space.n))
-            head: nn.Module = self.value_net
-        elif isinstance(self.action_space, spaces.Box):
-            actions = math.prod(self.action_space.shape)
-            layers = create_mlp(width + actions, 1, self.advantage_arch, self.activation_fn)
+        width, space = self.mlp_extractor.latent_dim_vf, self.action_space
+        if isinstance(space, spaces.Box):
+            layers = create_mlp(width + math.prod(space.shape), 1, self.advantage_arch, self.activation_fn)
             self.advantage_net = nn.Sequential(*layers)
-            head = self.advantage_net
+            head: nn.Module = self.advantage_net
+        else:
+            self.advantage_net = None
+            outputs = int(space.n) if isinstance(space, spaces.Discrete) else 1 + int(space.nvec.sum())  # type: ignore[attr-defined]
+            head = self.value_net = nn.Linear(width, outputs)
         if self.ortho_init:
             head.apply(self.init_weights)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
@@ -112,7 +124,7 @@ class MlpPolicy(NormalizingPolicy):
             features = features_of(self, observations, self.vf_features_extractor)
         latent = self.mlp_extractor.forward_critic(features)
         head = self.value_net(latent)
-        return Evaluation(self._family(latent_pi), head if self._is_discrete else head.squeeze(1), latent)
+        return Evaluation(self._family(latent_pi), head if self.advantage_net is None else head.squeeze(1), latent)
 
     def family(self, observations: Observations) -> ActionFamily:
         """
@@ -132,6 +144,7 @@ class MlpPolicy(NormalizingPolicy):
         :return: shape (k, n)
         """
         rows = torch.cat([latent.expand(len(actions), *latent.shape), actions], dim=2)
+        assert self.advantage_net is not None
         outputs: Tensor = self.advantage_net(rows).squeeze(2)
         return outputs
 
@@ -149,13 +162,9 @@ class MlpPolicy(NormalizingPolicy):
         distribution = self.get_distribution(obs)
         return values, distribution.log_prob(actions), distribution.entropy()
 
-    @property
-    def _is_discrete(self) -> bool:
-        return isinstance(self.action_space, spaces.Discrete)
-
     def _family(self, latent_pi: Tensor) -> ActionFamily:
         plain = plain_distribution(self)
-        assert plain is not None  # Discrete and Box have one
+        assert plain is not None  # the spaces above have one
         return cast(ActionFamily, plain.family(self, self.action_net(latent_pi)))
 
 

@@ -153,6 +153,8 @@ def _faults_of_numbers(
                 faults.append(f"{name} holds numbers outside {space}")
     if isinstance(action_space, spaces.Discrete) and not _between(saved["actions"], 0, action_space.n - 1):
         faults.append(f"actions holds numbers that are not from 0 to {action_space.n - 1}")
+    if isinstance(action_space, spaces.MultiDiscrete) and not _between(saved["actions"], 0, action_space.nvec - 1):
+        faults.append(f"actions holds numbers outside {action_space}")
     if isinstance(action_space, spaces.Box):
         deviations = saved["statistics"][..., saved["statistics"].shape[-1] // 2 :]
         if not (deviations > 0).all():

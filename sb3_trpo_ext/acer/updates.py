@@ -16,6 +16,7 @@ class Update:
     :param weight_max: the largest ρ
     :param truncated_share: of the weights that were above c
     :param average_kl: KL(π_avg ‖ π) before the step; NaN without a trust region
+    :param advantage_square: of Q^ret − V, with Box actions of Q^opc − V, in units of the return scale
     :param slope_before: kᵀĝ, the growth of that KL along the gradient
     :param slope_after: kᵀz*, along the projected gradient
     :param projected_share: of the states where the projection acted
@@ -30,6 +31,7 @@ class Update:
     weight_max: float
     truncated_share: float
     average_kl: float
+    advantage_square: float
     slope_before: float
     slope_after: float
     projected_share: float

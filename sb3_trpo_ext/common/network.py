@@ -141,7 +141,7 @@ def _plain(
     kind = type(extractor)
     stem: list[nn.Module] = []
     if kind is NatureCNN:
-        parts = [_modules_of(part) for part in (extractor.cnn, extractor.linear)]
+        parts = [modules_in(part) for part in (extractor.cnn, extractor.linear)]
         if trains_extractor:
             if not does_only_its_kinds(extractor) or None in parts:
                 return None
@@ -177,7 +177,7 @@ def modules_of(policy: ActorCriticPolicy, network: str) -> list[nn.Module] | Non
     :return: the modules that it calls one after the other; None where it may do anything else
     """
     has_sb3s_mlp = type(policy.mlp_extractor) is MlpExtractor and does_only_its_kinds(policy.mlp_extractor)
-    return _modules_of(getattr(policy.mlp_extractor, network)) if has_sb3s_mlp else None
+    return modules_in(getattr(policy.mlp_extractor, network)) if has_sb3s_mlp else None
 
 
 def stands_for(original: Callable[..., Any]) -> Callable[[MethodT], MethodT]:
@@ -200,6 +200,6 @@ def has_sb3s(policy: ActorCriticPolicy, method: str) -> bool:
     return getattr(found, "stands_for", found) is getattr(ActorCriticPolicy, method) and method not in vars(policy)
 
 
-def _modules_of(container: Any) -> list[nn.Module] | None:
+def modules_in(container: Any) -> list[nn.Module] | None:
     """What a container calls, one after the other; None where it may do anything else."""
     return list(container) if type(container) is nn.Sequential and does_only_its_kinds(container) else None

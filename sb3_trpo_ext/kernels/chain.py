@@ -6,6 +6,7 @@ J v and Jᵀ c are a few matrix products each, into buffers that are allocated o
 """
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -41,6 +42,16 @@ class Activations:
             self.inputs.append(x)
             x = layer.activate(layer.affine(x))
         self.outputs = [*self.inputs[1:], x]
+
+    def first(self, n: int) -> "Activations":
+        """
+        Of the first rows alone.
+
+        :param n: how many
+        """
+        part = copy(self)
+        part.inputs, part.outputs = [x[:n] for x in self.inputs], [y[:n] for y in self.outputs]
+        return part
 
     def cotangents(
         self, cotangent: Tensor, buffers: Sequence[Tensor | None] | None = None

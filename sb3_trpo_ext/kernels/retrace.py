@@ -31,10 +31,11 @@ def retrace(
     following = torch.where(goes_on, values[1:] - traces[1:] * q_values[1:], bootstraps[:-1])
     constants = torch.addcmul(rewards, torch.cat([following, bootstraps[-1:]]), rewards.new_tensor(gamma))
     factors = torch.where(goes_on, gamma * traces[1:], torch.zeros_like(values[1:]))
-    targets = list(constants.unbind())
-    for t, factor in zip(range(len(targets) - 2, -1, -1), reversed(factors.unbind()), strict=True):
-        targets[t] = torch.addcmul(targets[t], factor, targets[t + 1])
-    return torch.stack(targets)
+    targets = list(constants.numpy() if constants.device.type == "cpu" else constants.unbind())  # views of its rows
+    rows = list(factors.numpy() if constants.device.type == "cpu" else factors.unbind())
+    for t in range(len(rows) - 1, -1, -1):
+        targets[t] += rows[t] * targets[t + 1]  # in NumPy, where a few numbers take a fifth of torch's time
+    return constants
 
 
 def uncorrected(

@@ -15,7 +15,12 @@ from sb3_trpo_ext.common.collection import Timeout
 VECTOR = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 DISCRETE, BOX = spaces.Discrete(3), spaces.Box(-1, 1, (2,))
-ACTIONS = {"discrete": DISCRETE, "box": BOX, "box_matrix": spaces.Box(-2, 1, (2, 2))}
+ACTIONS = {
+    "discrete": DISCRETE,
+    "multi_discrete": spaces.MultiDiscrete([3, 2]),
+    "box": BOX,
+    "box_matrix": spaces.Box(-2, 1, (2, 2)),
+}
 
 T, B = 4, 2  # of the sequences below
 
@@ -24,7 +29,7 @@ DEFAULTS = Settings(
     gamma=0.99,
     importance_clip=10.0,
     bias_correction=True,
-    trust_region_delta=1.0,
+    trust_region_delta=0.02,
     average_policy_decay=0.99,
     ent_coef=0.01,
     q_coef=0.5,
@@ -52,16 +57,23 @@ def logged(model: ACER) -> dict[str, Any]:
 def sequences_of(action, seed=0, cuts=()):
     """Of another policy than the model's. Of the ends at ``cuts``, the first is a time limit."""
     rng = np.random.default_rng(seed)
-    discrete = action == "discrete"
     dones = np.zeros((T, B), bool)
     for t, b in cuts:
         dones[t, b] = True
     final = rng.normal(size=3).astype(np.float32)
+    observations = rng.normal(size=(T + 1, B, 3)).astype(np.float32)
+    if action == "discrete":
+        actions, statistics = rng.integers(3, size=(T, B)), (T, B, 3)
+    elif action == "multi_discrete":
+        actions, statistics = rng.integers([3, 2], size=(T, B, 2)), (T, B, 5)
+    else:
+        actions, statistics = rng.normal(size=(T, B, 2)).astype(np.float32), (T, B, 4)
+    rewards = rng.normal(size=(T, B)).astype(np.float32)
     return Sequences(
-        rng.normal(size=(T + 1, B, 3)).astype(np.float32),
-        rng.integers(3, size=(T, B)) if discrete else rng.normal(size=(T, B, 2)).astype(np.float32),
-        rng.normal(size=(T, B)).astype(np.float32),
-        (rng.normal(size=(T, B, 3)) if discrete else 0.5 + rng.random((T, B, 4))).astype(np.float32),
+        observations,
+        actions,
+        rewards,
+        (0.5 + rng.random(statistics) if action == "box" else rng.normal(size=statistics)).astype(np.float32),
         dones,
         tuple(Timeout(t, b, final) for t, b in cuts[:1]),
     )

@@ -8,7 +8,7 @@ from sb3_trpo_ext.acer.gradients import entropy_gradient, kl_gradient, score, we
 from sb3_trpo_ext.kernels.families import Bernoulli
 from tests.cases import DIM, KINDS
 
-each_kind = pytest.mark.parametrize("name", ["gaussian", "categorical"])
+each_kind = pytest.mark.parametrize("name", ["gaussian", "categorical", "multi_categorical"])
 
 
 def drawn(name):

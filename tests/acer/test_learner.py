@@ -35,7 +35,7 @@ def linear_loss(learner, size):
 def test_the_step_is_the_gradient_clipped_to_its_limit(size, limit, learner):
     before = snapshot(learner.parameters)
     loss, directions = linear_loss(learner, size)
-    norm = learner.descend(loss, max_grad_norm=limit, average_policy_decay=0.9)
+    norm = learner.descend(loss.backward, max_grad_norm=limit, average_policy_decay=0.9)
     assert float(norm) == pytest.approx(size, rel=1e-5), "that before it was clipped"
     for old, new, direction in zip(before, learner.parameters, directions, strict=True):
         torch.testing.assert_close(new.detach(), old - min(1, limit / size) * direction, rtol=1e-4, atol=1e-5)
@@ -44,7 +44,7 @@ def test_the_step_is_the_gradient_clipped_to_its_limit(size, limit, learner):
 @pytest.mark.parametrize("decay", [0.0, 0.9, 1.0])
 def test_the_average_follows_the_new_parameters(decay, learner):
     before = {name: parameter.clone() for name, parameter in learner.average.named_parameters()}
-    learner.descend(linear_loss(learner, 1.0)[0], 10.0, decay)
+    learner.descend(linear_loss(learner, 1.0)[0].backward, 10.0, decay)
     policy = dict(learner.policy.named_parameters())
     for name, parameter in learner.average.named_parameters():
         expected = decay * before[name] + (1 - decay) * policy[name].detach()
@@ -61,7 +61,7 @@ def test_what_is_frozen_is_left_alone(learner):
 def test_a_gradient_that_is_not_finite_changes_nothing(bad, learner):
     before = snapshot(learner.policy), snapshot(learner.average)
     loss, _ = linear_loss(learner, 1.0)
-    assert not learner.descend(bad * loss, 10.0, 0.5).isfinite()
+    assert not learner.descend((bad * loss).backward, 10.0, 0.5).isfinite()
     assert identical(snapshot(learner.policy), before[0]) and identical(snapshot(learner.average), before[1])
 
 
@@ -69,4 +69,4 @@ def test_gradients_do_not_add_up(learner):
     loss, _ = linear_loss(learner, 1.0)
     for parameter in learner.parameters:
         parameter.grad = torch.full_like(parameter, 7.0)  # of whatever came before
-    assert float(learner.descend(loss, 10.0, 0.5)) == pytest.approx(1.0, rel=1e-5)
+    assert float(learner.descend(loss.backward, 10.0, 0.5)) == pytest.approx(1.0, rel=1e-5)

@@ -1,23 +1,26 @@
 """ACER's gradients against exact expectations, autograd, and an optimizer that knows nothing of closed forms."""
 
+import itertools
 import math
 
 import pytest
 import torch
 from torch.distributions import Normal
 
+from sb3_trpo_ext.acer import losses
 from sb3_trpo_ext.acer.gradients import entropy_gradient, kl_gradient, score
 from sb3_trpo_ext.acer.losses import (
-    discrete_policy_gradient,
     duelling,
     duelling_loss,
-    gaussian_policy_gradient,
+    duelling_loss_gradient,
     importance_weights,
     project,
     q_loss,
+    q_loss_gradient,
     slope,
+    summed,
 )
-from sb3_trpo_ext.kernels.families import Categorical, Gaussian
+from sb3_trpo_ext.kernels.families import Categorical, Gaussian, MultiCategorical
 
 DOUBLE = torch.float64
 
@@ -28,6 +31,16 @@ def categoricals(n=1, k=4, scale=2.0):
 
 def gaussians(n=3, d=2):
     return tuple(Gaussian(torch.randn(n, d, dtype=DOUBLE), 0.5 + torch.rand(n, d, dtype=DOUBLE)) for _ in range(2))
+
+
+def discrete_policy_gradient(policy, behaviour, actions, *others):
+    weights = importance_weights(policy, behaviour, actions)
+    return losses.discrete_policy_gradient(policy, behaviour, actions, weights, *others)
+
+
+def sampled_policy_gradient(policy, behaviour, actions, *others):
+    weights = importance_weights(policy, behaviour, actions)
+    return losses.sampled_policy_gradient(policy, behaviour, actions, weights, *others)
 
 
 def expected_discrete(policy, behaviour, q, clip, correct=True):
@@ -100,8 +113,8 @@ def test_gaussian_correction_in_expectation(clip):
     advantages, far, nothing = line**2 + line, 1e3 * ones, torch.zeros(n, dtype=DOUBLE)
     actions = line.unsqueeze(1)
     width = line[1] - line[0]
-    truncated = gaussian_policy_gradient(policy, behaviour, actions, advantages, far, nothing, clip)
-    corrected = gaussian_policy_gradient(policy, behaviour, actions, nothing, actions, advantages, clip)
+    truncated = sampled_policy_gradient(policy, behaviour, actions, advantages, far, nothing, clip)
+    corrected = sampled_policy_gradient(policy, behaviour, actions, nothing, actions, advantages, clip)
     mu, pi = (Normal(m, s).log_prob(line).exp() for m, s in ((mean, std), (policy_mean, policy_std)))
     expectation = (mu.unsqueeze(1) * truncated + pi.unsqueeze(1) * corrected).sum(0) * width
     # E[a² + a] = m² + s² + m, so its gradient in (m, s) is (2m + 1, 2s).
@@ -113,7 +126,7 @@ def test_gaussian_without_correction_is_the_first_term():
     policy, behaviour = gaussians()
     actions, own = torch.randn(2, 3, 2, dtype=DOUBLE)
     advantages, own_advantages = torch.randn(2, 3, dtype=DOUBLE)
-    gradient = gaussian_policy_gradient(policy, behaviour, actions, advantages, own, own_advantages, 5.0, False)
+    gradient = sampled_policy_gradient(policy, behaviour, actions, advantages, own, own_advantages, 5.0, False)
     rho = importance_weights(policy, behaviour, actions).clamp(max=5)
     expected = (rho * advantages).unsqueeze(1) * torch.cat(score(policy, actions), 1)
     torch.testing.assert_close(gradient, expected)
@@ -174,15 +187,93 @@ def test_gradient_of_the_duelling_loss_is_the_papers():
     sampled = torch.randn(5, n, dtype=DOUBLE, requires_grad=True)
     targets, rho = torch.randn(n, dtype=DOUBLE), 2 * torch.rand(n, dtype=DOUBLE)
     q = duelling(values, taken, sampled)
-    duelling_loss(q, values, targets, rho).backward()
+    duelling_loss(q, values, targets, rho).mean().backward()
     errors = (targets - q).detach()
     torch.testing.assert_close(-n * taken.grad, errors)
     torch.testing.assert_close(-n * sampled.grad, (-errors / 5).expand(5, n))
     torch.testing.assert_close(-n * values.grad, errors * (1 + rho.clamp(max=1)))
 
 
+def test_the_gradient_of_the_duelling_loss_by_hand_is_that_of_autograd():
+    n, k = 6, 5
+    values, taken = (torch.randn(n, dtype=DOUBLE, requires_grad=True) for _ in range(2))
+    sampled = torch.randn(k, n, dtype=DOUBLE, requires_grad=True)
+    targets, rho = torch.randn(n, dtype=DOUBLE), 2 * torch.rand(n, dtype=DOUBLE)
+    q = duelling(values, taken, sampled)
+    at_values, at_advantages = duelling_loss_gradient(q.detach(), values.detach(), targets, rho, k)
+    duelling_loss(q, values, targets, rho).mean().backward()
+    torch.testing.assert_close(at_values, values.grad)
+    torch.testing.assert_close(at_advantages, torch.cat([taken.grad[None], sampled.grad]))
+
+
 def test_q_loss():
-    assert float(q_loss(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))) == pytest.approx(0.5 * (1 + 4) / 2)
+    q, targets = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([2.0, 4.0])
+    assert q_loss(q, targets).tolist() == [0.5, 2.0]
+    q_loss(q, targets).mean().backward()
+    assert torch.equal(q_loss_gradient(q.detach(), targets), q.grad)
+
+
+# --------------------------------------------------------------------------------------------- several dimensions
+SIZES = (3, 2, 2)
+JOINT = torch.tensor(list(itertools.product(*map(range, SIZES))))
+
+
+def multi(seed):
+    """π and μ in one state, repeated for all joint actions; V, and A of every choice."""
+    torch.manual_seed(seed)
+    policy, behaviour = (
+        MultiCategorical(1.5 * torch.randn(1, sum(SIZES), dtype=DOUBLE).expand(len(JOINT), -1), SIZES) for _ in range(2)
+    )
+    values, advantages = torch.randn(1, dtype=DOUBLE), torch.randn(1, sum(SIZES), dtype=DOUBLE)
+    return policy, behaviour, values, advantages
+
+
+def chances(family):
+    """Of all joint actions, by multiplying."""
+    blocks = [block[0].softmax(0) for block in family.logits.split(SIZES, dim=1)]
+    return torch.stack([math.prod(block[i] for block, i in zip(blocks, action, strict=True)) for action in JOINT])
+
+
+def by_loop(policy, values, advantages):
+    """Q of all joint actions from the definition, dimension by dimension."""
+    q = []
+    for action in JOINT:
+        total = values[0]
+        for logits, a, i in zip(policy.logits[0].split(SIZES), advantages[0].split(SIZES), action, strict=True):
+            total = total + a[i] - (logits.softmax(0) * a).sum()
+        q.append(total)
+    return torch.stack(q)
+
+
+def test_q_values_of_joint_actions_have_the_expectation_v():
+    for seed in range(3):
+        policy, _, values, advantages = multi(seed)
+        q = summed(values, advantages, score(policy, JOINT)[0])
+        torch.testing.assert_close(q, by_loop(policy, values, advantages))
+        torch.testing.assert_close((chances(policy) * q).sum(), values[0])
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5, 1.0, 2.0, math.inf])
+def test_a_sampled_joint_action_makes_the_exact_policy_gradient(clip):
+    """Both expectations over all joint actions, a ~ μ and a' ~ π, against ∇ Σ_a π(a) Q(a) by autograd."""
+    for seed in range(3):
+        policy, behaviour, values, advantages = multi(seed)
+        gains = by_loop(policy, values, advantages) - values
+        pi, mu, nothing = chances(policy)[:, None], chances(behaviour)[:, None], torch.zeros(len(JOINT)).double()
+        truncated = sampled_policy_gradient(policy, behaviour, JOINT, gains, JOINT, nothing, clip)
+        corrected = sampled_policy_gradient(policy, behaviour, JOINT, nothing, JOINT, gains, clip)
+        logits = policy.logits[:1].clone().requires_grad_()
+        objective = (chances(MultiCategorical(logits, SIZES)) * gains).sum()
+        (expected,) = torch.autograd.grad(objective, logits)
+        torch.testing.assert_close((mu * truncated + pi * corrected).sum(0), expected[0])
+
+
+def test_the_critic_of_several_dimensions_has_the_score_as_its_gradient():
+    """Also where π is made of the same numbers: it is a constant in the critic's loss."""
+    policy, _, values, advantages = multi(0)
+    advantages.requires_grad_()
+    (found,) = torch.autograd.grad(by_loop(policy, values, advantages)[5], advantages)
+    torch.testing.assert_close(found, score(policy, JOINT)[0][5:6])
 
 
 # --------------------------------------------------------------------------------------------- degenerate distributions
@@ -209,7 +300,7 @@ def test_narrow_gaussians_stay_finite(clip):
     narrow, wide = (Gaussian(torch.full((1, 2), m), torch.full((1, 2), s)) for m, s in ((5.0, 1e-3), (-5.0, 1.0)))
     for policy, behaviour in ((narrow, wide), (wide, narrow), (narrow, narrow)):
         for actions in (narrow.mean, wide.mean):
-            gradient = gaussian_policy_gradient(
+            gradient = sampled_policy_gradient(
                 policy, behaviour, actions, torch.ones(1), policy.mean, torch.ones(1), clip
             )
             k = torch.cat(kl_gradient(policy, behaviour), 1)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch.distributions import Normal
 
 from sb3_trpo_ext.acer.batch import as_sequence_batch
@@ -15,7 +16,8 @@ from sb3_trpo_ext.acer.step import acer_step
 from sb3_trpo_ext.kernels.families import Categorical
 from tests.acer.cases import BOX, DEFAULTS, DISCRETE, VECTOR, B, T, sequences_of
 
-ACTIONS = {"discrete": DISCRETE, "box": BOX}
+MULTI = spaces.MultiDiscrete([3, 2])
+ACTIONS = {"discrete": DISCRETE, "multi_discrete": MULTI, "box": BOX}
 SETTINGS = replace(DEFAULTS, importance_clip=5.0)
 
 
@@ -28,6 +30,7 @@ each_end = pytest.mark.parametrize("cuts", ENDS.values(), ids=ENDS.keys())
 def model(space_env, tiny):
     def make(action, **settings):
         model = tiny(space_env(VECTOR, ACTIONS[action]), replay_ratio=0, **settings).learn(120)
+        model._learner.copy_what_is_not_averaged()
         with torch.no_grad():  # so that the average policy is elsewhere
             for parameter in model.policy.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))
@@ -90,6 +93,7 @@ def test_the_discrete_update_is_the_papers_gradient_step_by_step(cuts, model):
                 Categorical(pi.log()[None]),
                 behaviour,
                 torch.tensor([action]),
+                torch.tensor([rho]),
                 torch.tensor([target]),
                 q.detach()[None],
                 1.0,
@@ -105,6 +109,86 @@ def test_the_discrete_update_is_the_papers_gradient_step_by_step(cuts, model):
     assert update.applied and update.projected_share == pytest.approx(acted / (T * B))
     for old, parameter, direction in zip(before, policy.parameters(), gradient, strict=True):
         torch.testing.assert_close(parameter.detach(), old - direction, rtol=1e-4, atol=1e-5)
+
+
+@each_end
+def test_the_multi_discrete_update_step_by_step(cuts, model):
+    """From the definition, one transition and one dimension at a time, against one SGD step."""
+    settings = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
+    made = model("multi_discrete", policy_kwargs=settings, learning_rate=1.0)
+    policy, average = made.policy, made.average_policy
+    rules = replace(SETTINGS, trust_region_delta=0.0, importance_clip=3.0, max_grad_norm=1e9)
+    sequences = sequences_of("multi_discrete", cuts=cuts)
+    before = [p.detach().clone() for p in policy.parameters()]
+    states = torch.as_tensor(sequences.observations[:-1].reshape(-1, 3))
+    torch.manual_seed(5)
+    own = [block.softmax(1).multinomial(1)[:, 0] for block in policy.family(states).logits.split([3, 2], dim=1)]
+
+    def at(observation):
+        now = policy.evaluate(torch.as_tensor(observation)[None])
+        return now.family.logits[0].split([3, 2]), now.head[0, 0], now.head[0, 1:].split([3, 2])
+
+    def q_of(logits, value, advantages, action):
+        terms = zip(logits, advantages, action, strict=True)
+        return value + sum(a[i] - (pi.detach().softmax(0) * a).sum() for pi, a, i in terms)
+
+    def log_prob(logits, action):
+        return sum(block.log_softmax(0)[i] for block, i in zip(logits, action, strict=True))
+
+    loss, corrected, projected = torch.zeros(()), 0, 0
+    for b in range(B):
+        ahead = 0.0
+        for t in reversed(range(T)):
+            logits, value, advantages = at(sequences.observations[t, b])
+            mu = torch.as_tensor(sequences.statistics[t, b]).split([3, 2])
+            action, drawn = sequences.actions[t, b].tolist(), [int(choice[t * B + b]) for choice in own]
+            q, q_own = (q_of(logits, value, advantages, each) for each in (action, drawn))
+            rho, rho_own = ((log_prob(logits, each) - log_prob(mu, each)).exp().item() for each in (action, drawn))
+            if sequences.dones[t, b]:
+                cut = [each for each in sequences.timeouts if (each.step, each.env) == (t, b)]
+                following = at(cut[0].observation)[1].item() if cut else 0.0
+            else:
+                following = at(sequences.observations[T, b])[1].item() if t == T - 1 else ahead
+            target = float(sequences.rewards[t, b]) + rules.gamma * following
+            ahead = min(1.0, rho) * (target - q.item()) + value.item()
+
+            left = max(0.0, 1 - 3.0 / rho_own)
+            objective = min(3.0, rho) * (target - value.item()) * log_prob(logits, action)
+            objective = objective + left * (q_own - value).item() * log_prob(logits, drawn)
+            objective = objective - rules.ent_coef * sum((x.softmax(0) * x.log_softmax(0)).sum() for x in logits)
+            there = average.family(torch.as_tensor(sequences.observations[t, b])[None]).logits[0].split([3, 2])
+            kl = sum(
+                (c.softmax(0) * (c.log_softmax(0) - x.log_softmax(0))).sum() for c, x in zip(there, logits, strict=True)
+            )
+            g, k = (torch.cat(torch.autograd.grad(each, logits, retain_graph=True)) for each in (objective, kl))
+            z = g - (g @ k).clamp(min=0) / (k @ k) * k
+            corrected, projected = corrected + (left > 0), projected + int(g @ k > 0)
+            loss = loss - z @ torch.cat(logits) + rules.q_coef * 0.5 * (target - q) ** 2
+    gradient = torch.autograd.grad(loss / (T * B), list(policy.parameters()))
+    assert 0 < corrected < T * B and 0 < projected < T * B
+    torch.manual_seed(5)
+    update = acer_step(Learner(policy, average), as_sequence_batch(sequences, policy), rules)
+    assert update.applied and update.projected_share == pytest.approx(projected / (T * B))
+    for old, parameter, direction in zip(before, policy.parameters(), gradient, strict=True):
+        torch.testing.assert_close(parameter.detach(), old - direction, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_units(action, model):
+    """Rewards, the policy's gradient and the logged targets in their own units."""
+    made = model(action, ent_coef=0.0)
+    rules = replace(SETTINGS, ent_coef=0.0, q_coef=0.0, trust_region_delta=None, importance_clip=float("inf"))
+    batch, found = as_sequence_batch(sequences_of(action), made.policy), []
+    for reward, unit, advantage in ((1.0, 1.0, 1.0), (4.0, 4.0, 1.0), (1.0, 1.0, 0.25)):
+        settings = replace(rules, return_scale=unit, advantage_scale=advantage)
+        torch.manual_seed(5)
+        learner = Learner(deepcopy(made.policy), made.average_policy)
+        found.append(acer_step(learner, batch._replace(rewards=reward * batch.rewards), settings))
+    one, scaled, sharpened = found
+    assert scaled.target_mean == pytest.approx(4 * one.target_mean)
+    assert scaled.gradient_norm == pytest.approx(one.gradient_norm)
+    assert scaled.advantage_square == pytest.approx(one.advantage_square)
+    assert sharpened.gradient_norm == pytest.approx(4 * one.gradient_norm)
 
 
 @each_end
@@ -179,7 +263,7 @@ def test_projection_lowers_the_growth_of_the_divergence(action, model):
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_repeated_updates_fit_the_critic(action, model):
-    made = model(action, learning_rate=3e-3, ent_coef=0.0)
+    made = model(action, learning_rate=1e-2, ent_coef=0.0)
     learner, batch = Learner(made.policy, made.average_policy), as_sequence_batch(sequences_of(action), made.policy)
     updates = [acer_step(learner, batch, replace(SETTINGS, ent_coef=0.0)) for _ in range(400)]
     assert np.mean([u.critic_loss for u in updates[-20:]]) < 0.3 * np.mean([u.critic_loss for u in updates[:20]])

@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_trpo_ext.acer import settings
+from sb3_trpo_ext.acer import scale, settings
 from sb3_trpo_ext.acer.batch import as_sequence_batch
 from sb3_trpo_ext.acer.buffer import SequenceReplayBuffer, Sequences
 from sb3_trpo_ext.acer.collection import (
@@ -46,7 +46,7 @@ SelfACER = TypeVar("SelfACER", bound="ACER")
 
 class ACER(Algorithm[Collected]):
     """
-    Actor-Critic with Experience Replay for Stable-Baselines3, for Discrete and Box actions.
+    Actor-Critic with Experience Replay for Stable-Baselines3, for Discrete, MultiDiscrete and Box actions.
 
     Paper: Wang et al. 2017, "Sample Efficient Actor-Critic with Experience Replay", arXiv:1611.01224; Retrace: Munos
     et al. 2016, arXiv:1606.02647. Written from the papers; the update is :func:`sb3_trpo_ext.acer.step.acer_step`.
@@ -66,6 +66,13 @@ class ACER(Algorithm[Collected]):
        the importance weights compare the same two functions.
     6. A rollout with NaN or infinity is skipped and not stored; a gradient that is not finite is not applied. Both are
        counted and logged.
+    7. Returns and advantages are measured in units of their own size (``normalize_returns``), so that nothing depends
+       on the scale of the rewards, and δ is smaller.
+    8. Adam in the place of RMSProp (``use_rms_prop``).
+    9. MultiDiscrete actions, which the paper has not: their advantages add up over the dimensions
+       (:func:`sb3_trpo_ext.acer.losses.summed`), and one sampled action makes up for what the limit c cuts off.
+
+    The paper's own way: ``normalize_returns=False, use_rms_prop=True, trust_region_delta=1.0``.
 
     :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", or a subclass of :mod:`sb3_trpo_ext.acer.policies`'
     :param env: environment, vectorised environment, or the id of a registered one
@@ -79,17 +86,21 @@ class ACER(Algorithm[Collected]):
     :param buffer_size: steps kept for replay, of all environments
     :param gamma: discount, in [0, 1]
     :param q_coef: weight of the critic's loss, which matters where networks are shared or the gradient is clipped
-    :param ent_coef: weight of the entropy, ≥ 0: a number, a schedule or ``"lin_0.01"``. Higher explores more.
+    :param ent_coef: weight of the entropy, ≥ 0: a number, a schedule or ``"lin_0.01"``. Higher explores more. Its unit
+        is that of δ.
     :param max_grad_norm: limit of the gradient's norm
     :param use_rms_prop: RMSProp (decay 0.99) as in the paper, whose average begins with the first gradient; False for
         Adam. ``policy_kwargs`` may name any other.
     :param rms_prop_eps: ε of RMSProp
-    :param importance_clip: c ≥ 0, limit of the importance weights; None for 10 with Discrete and 5 with Box actions;
+    :param importance_clip: c ≥ 0, limit of the importance weights; None for 5 with Box actions and 10 with others;
         ``math.inf`` for none. Higher relies more on the returns and less on the critic.
     :param bias_correction: make up for what the limit cuts off; False leaves plain truncation
     :param trust_region: around the average policy; False for none
-    :param trust_region_delta: δ ≥ 0, the growth of the KL to the average policy that a gradient step may ask for. Lower
-        is more cautious. What is right scales with the rewards, and has to be tried.
+    :param trust_region_delta: δ ≥ 0, the growth of the KL to the average policy that a gradient step may ask for, in
+        units of the advantages with ``normalize_returns``, else of the rewards. Lower is more cautious.
+    :param normalize_returns: measure returns by their root mean square so far, and advantages by the root of their
+        running mean square, so that the scale of the rewards changes nothing. The critic predicts returns divided by
+        :attr:`return_scale`.
     :param average_policy_decay: α in [0, 1]. Higher makes the average policy slower.
     :param n_action_samples: actions over which the duelling critic averages (Box only)
     :param learn_std: learn the standard deviation of Box actions; False keeps exp(``log_std_init``), 0.3 unless
@@ -114,7 +125,7 @@ class ACER(Algorithm[Collected]):
     RULES = settings.RULES
     OWN_SETTING = "replay_ratio"
     KIND = "ACER"
-    COUNTERS = (*Algorithm.COUNTERS, "_n_replays")
+    COUNTERS = (*Algorithm.COUNTERS, "_n_replays", "_return_squares", "_n_returns", "_advantage_square")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -143,7 +154,8 @@ class ACER(Algorithm[Collected]):
         importance_clip: float | None = None,
         bias_correction: bool = True,
         trust_region: bool = True,
-        trust_region_delta: float = 1.0,
+        trust_region_delta: float = 0.02,
+        normalize_returns: bool = True,
         average_policy_decay: float = 0.99,
         n_action_samples: int = 5,
         learn_std: bool = False,
@@ -189,6 +201,7 @@ class ACER(Algorithm[Collected]):
         self.bias_correction = bias_correction
         self.trust_region = trust_region
         self.trust_region_delta = trust_region_delta
+        self.normalize_returns = normalize_returns
         self.average_policy_decay = average_policy_decay
         self.n_action_samples = n_action_samples
         self.learn_std = learn_std
@@ -197,6 +210,8 @@ class ACER(Algorithm[Collected]):
         self.checkpoint_folder = checkpoint_folder
         self.checkpoint_every = checkpoint_every
         self._n_replays = 0
+        self._return_squares, self._n_returns, self._advantage_square = 0.0, 0, 1.0
+        self._running_returns = np.zeros(0)
         self._parameters: list[torch.nn.Parameter] = []
 
         if _init_setup_model:
@@ -260,6 +275,7 @@ class ACER(Algorithm[Collected]):
 
     def _excluded_save_params(self) -> list[str]:
         derived = ["average_policy", "replay_buffer", "_learner", "_network", "_vec_normalize", "_parameters"]
+        derived += ["_running_returns"]
         return [*super()._excluded_save_params(), *derived]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
@@ -282,11 +298,56 @@ class ACER(Algorithm[Collected]):
         self._learner.copy_what_is_not_averaged()
         if self.replay_ratio > 0:
             self.replay_buffer.add(rollout.original)
+        self._measure_returns(rollout.seen)
         updates = [self._update(rollout.seen)]
         for _ in range(self._draw_number_of_replays()):
             updates.append(self._update(self.replay_buffer.sample(self._vec_normalize)))
             self._n_replays += 1
-        return Updates(updates, self._average_kl(rollout.seen)), {"train/ent_coef": settings.ent_coef(self)}
+        units = {"train/return_scale": self.return_scale, "train/advantage_scale": self.advantage_scale}
+        self._measure_advantages(updates)
+        return Updates(updates, self._average_kl(rollout.seen)), {"train/ent_coef": settings.ent_coef(self), **units}
+
+    @property
+    def return_scale(self) -> float:
+        """σ, the root mean square of the returns so far: the critic predicts returns divided by it."""
+        return scale.root_mean_square(self._return_squares, self._n_returns) if self.normalize_returns else 1.0
+
+    @property
+    def advantage_scale(self) -> float:
+        """Root of the running mean of the squared advantages, in units of :attr:`return_scale`."""
+        return scale.root_mean_square(self._advantage_square, 1) if self.normalize_returns else 1.0
+
+    def _measure_returns(self, sequences: Sequences) -> None:
+        if len(self._running_returns) != sequences.rewards.shape[1]:
+            self._running_returns = np.zeros(sequences.rewards.shape[1])
+        returns, self._running_returns = scale.past_returns(
+            sequences.rewards, sequences.dones, self._running_returns, self.gamma
+        )
+        own = float(np.square(returns).sum()), int(np.count_nonzero(returns))  # where no reward is, is no size
+        for squares, n in self._ranks.gather(own):
+            self._return_squares += squares
+            self._n_returns += n
+
+    def _measure_advantages(self, updates: list[Update]) -> None:
+        squares = [update.advantage_square for update in updates if update.applied]
+        if squares:
+            latest = np.mean(self._ranks.gather(float(np.mean(squares))))
+            old = scale.DECAY ** len(squares)
+            self._advantage_square = float(old * self._advantage_square + (1 - old) * latest)
+
+    def _start_anew(self) -> None:
+        self._running_returns = np.zeros(0)
+
+    def _kept_between_rollouts(self) -> dict[str, Any]:
+        return {"running_returns": self._running_returns}
+
+    def _take_back(self, kept: dict[str, Any]) -> None:
+        self._running_returns = kept["running_returns"]
+
+    @classmethod
+    def _unsaid(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        # Files of versions that had no such scales: their critic and their δ are in units of the rewards.
+        return {} if "normalize_returns" in saved else {"normalize_returns": False}
 
     def _run_over(self, rollout: Collected) -> None:
         self.policy.evaluate(self._observations_of(rollout))

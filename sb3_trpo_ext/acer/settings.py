@@ -48,6 +48,7 @@ RULES = (
     Rule("bias_correction", one_of(True, False), "True or False", "True is the paper's."),
     Rule("trust_region", one_of(True, False), "True or False", "True is the paper's."),
     Rule("trust_region_delta", number(0), "a number >= 0", "1 is usual."),
+    Rule("normalize_returns", one_of(True, False), "True or False", "True is independent of the rewards' scale."),
     Rule("average_policy_decay", number(0, 1), "between 0 and 1", "0.99 is usual."),
     Rule("n_action_samples", whole(1), "a whole number >= 1", "5 is usual."),
     Rule("learn_std", one_of(True, False), "True or False", "False keeps the standard deviation of Box actions fixed."),
@@ -73,10 +74,10 @@ def check_space_and_policy(model: "ACER") -> None:
     :raises ValueError: when they are not those of ACER
     """
     space = model.action_space
-    if not isinstance(space, (spaces.Discrete, spaces.Box)):
+    if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.Box)):
         raise ValueError(
-            f"ACER(env=...) must have a Discrete or Box action space, got {space}. Its critic rates every action "
-            "of a Discrete space; use TRPO for others."
+            f"ACER(env=...) must have a Discrete, MultiDiscrete or Box action space, got {space}. Its critic must rate "
+            "actions; use TRPO for others."
         )
     if not (isinstance(model.policy_class, type) and issubclass(model.policy_class, MlpPolicy)):
         raise ValueError(
@@ -84,7 +85,11 @@ def check_space_and_policy(model: "ACER") -> None:
             f"got {model.policy_class}. Its critic must rate actions, which SB3's does not."
         )
     if model.policy_kwargs.get("use_sde"):
-        raise ValueError("ACER has no state-dependent exploration. Leave use_sde out of policy_kwargs.")
+        raise ValueError(
+            "ACER has no state-dependent exploration. Its replay compares, action by action, the present policy with "
+            "that which acted, and keeps mean and standard deviation of each for it; the noise of gSDE, which is drawn "
+            "for many steps at once, is no such distribution. Leave use_sde out of policy_kwargs."
+        )
 
 
 def check_replay(model: "ACER") -> None:
@@ -106,7 +111,7 @@ def step_settings(model: "ACER") -> Settings:
     """The settings of a gradient step as they are now; they may have changed since the last update."""
     clip = model.importance_clip
     if clip is None:
-        clip = 10.0 if isinstance(model.action_space, spaces.Discrete) else 5.0
+        clip = 5.0 if isinstance(model.action_space, spaces.Box) else 10.0
     return Settings(
         gamma=model.gamma,
         importance_clip=float(clip),
@@ -118,6 +123,8 @@ def step_settings(model: "ACER") -> Settings:
         max_grad_norm=model.max_grad_norm,
         n_action_samples=model.n_action_samples,
         learn_std=model.learn_std,
+        return_scale=model.return_scale,
+        advantage_scale=model.advantage_scale,
     )
 
 
@@ -128,4 +135,6 @@ def ent_coef(model: "ACER") -> float:
 
 def n_statistics(space: spaces.Space[Any]) -> int:
     """How many numbers describe a distribution over actions."""
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec.sum())
     return int(space.n) if isinstance(space, spaces.Discrete) else 2 * math.prod(space.shape or ())

@@ -310,3 +310,14 @@ def test_observations_outside_other_spaces_of_whole_numbers(space, wrong, tmp_pa
 def test_a_missing_file_is_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         make_buffer().load(tmp_path / "none.npz")
+
+
+def test_choices_outside_their_dimensions_are_refused(space_env, tiny, tmp_path):
+    model = tiny(space_env(VECTOR, spaces.MultiDiscrete([3, 2]))).learn(12)
+    model.save_replay_buffer(tmp_path / "buffer.npz")
+    model.load_replay_buffer(tmp_path / "buffer.npz")
+    with np.load(tmp_path / "buffer.npz") as saved:
+        wrong = {**saved, "actions": 0 * saved["actions"] + [2, 2]}
+    np.savez(tmp_path / "wrong.npz", **wrong)
+    with pytest.raises(ValueError, match="actions holds numbers outside MultiDiscrete"):
+        model.load_replay_buffer(tmp_path / "wrong.npz")

@@ -26,6 +26,8 @@ KEYS = {
     "n_updates",
     "learning_rate",
     "ent_coef",
+    "return_scale",
+    "advantage_scale",
 }
 
 

@@ -36,10 +36,7 @@ def _(family: Gaussian, actions: Tensor) -> tuple[Tensor, ...]:
 @score.register
 def _(family: MultiCategorical, actions: Tensor) -> tuple[Tensor, ...]:
     chosen = zip(family.choices, actions.long().unbind(1), strict=True)
-    parts = [
-        one_hot(action, size) - choice.logits.softmax(dim=1)
-        for (choice, action), size in zip(chosen, family.sizes, strict=True)
-    ]
+    parts = [one_hot(action, size) - choice.p for (choice, action), size in zip(chosen, family.sizes, strict=True)]
     return (torch.cat(parts, dim=1),)
 
 
@@ -51,7 +48,7 @@ def weighted_score(family: Categorical, weights: Tensor) -> tuple[Tensor, ...]:
     :param weights: w, shape (n, k); a one-hot row gives the score of that action
     :return: shaped like the family's statistics
     """
-    return (weights - family.logits.softmax(dim=1) * weights.sum(dim=1, keepdim=True),)
+    return (weights - family.p * weights.sum(dim=1, keepdim=True),)
 
 
 @singledispatch
@@ -74,7 +71,7 @@ def _(family: Gaussian, old: Gaussian) -> tuple[Tensor, ...]:
 
 @kl_gradient.register
 def _(family: Categorical, old: Categorical) -> tuple[Tensor, ...]:
-    return (family.logits.softmax(dim=1) - old.logits.softmax(dim=1),)
+    return (family.p - old.p,)
 
 
 @kl_gradient.register
@@ -101,7 +98,7 @@ def _(family: Gaussian) -> tuple[Tensor, ...]:
 
 @entropy_gradient.register
 def _(family: Categorical) -> tuple[Tensor, ...]:
-    log_p = family.logits.log_softmax(dim=1)
+    log_p = family.log_p
     p = log_p.exp()
     return (-p * (log_p - (p * log_p).sum(dim=1, keepdim=True)),)
 

@@ -40,22 +40,28 @@ class Learner:
         for mean, present in self._copied:
             mean.copy_(present)
 
-    def descend(self, write_gradients: Callable[[], None], max_grad_norm: float, average_policy_decay: float) -> Tensor:
+    def descend(
+        self, write_gradients: Callable[[], Tensor | None], max_grad_norm: float, average_policy_decay: float
+    ) -> Tensor:
         """
         One step of the optimizer, then θ_avg ← α θ_avg + (1 − α) θ. Nothing is changed if the gradient is not finite.
         A signal such as that of Ctrl-C acts before or after all of this.
 
-        :param write_gradients: of a loss, to the parameters
+        :param write_gradients: of a loss, to the parameters; returns all of them as one vector in their memory, or None
         :param max_grad_norm: limit of the gradient's norm
         :param average_policy_decay: α, in [0, 1]
         :return: the norm of the gradient before it was clipped
         """
         for parameter in self.parameters:
             parameter.grad = None
-        write_gradients()
+        gradient = write_gradients()
         if (ranks := self._ranks()) is not ALONE:
             average_gradients(self.parameters, 0.0, 1, ranks)
-        norm = nn.utils.clip_grad_norm_(self.parameters, max_grad_norm, foreach=True)
+        if gradient is None:
+            norm = nn.utils.clip_grad_norm_(self.parameters, max_grad_norm, foreach=True)
+        else:  # the same in a few operations
+            norm = gradient.norm()
+            gradient *= (max_grad_norm / (norm + 1e-6)).clamp(max=1)
         if norm.isfinite():
             follow = get_ema_multi_avg_fn(average_policy_decay)  # type: ignore[no-untyped-call]
             with signals_wait():  # Ctrl-C must not leave some parameters before the step and others after it

@@ -53,11 +53,11 @@ def discrete_policy_gradient(
     :return: ĝ, shape (n, k)
     """
     chosen = actions.long().unsqueeze(1)
-    p = policy.logits.softmax(dim=1)
+    p = policy.p
     values = (p * q_values).sum(dim=1, keepdim=True)
     if bias_correction and math.isfinite(importance_clip):
         # [1 − c/ρ(b)]₊ π(b) = [π(b) − c μ(b)]₊, which needs no division.
-        of_each = (p - importance_clip * behaviour.logits.softmax(dim=1)).clamp(min=0) * (q_values - values)
+        of_each = (p - importance_clip * behaviour.p).clamp(min=0) * (q_values - values)
     else:
         of_each = torch.zeros_like(p)
     truncated = weights.clamp(max=importance_clip).unsqueeze(1)

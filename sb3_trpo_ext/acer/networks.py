@@ -26,6 +26,7 @@ from sb3_trpo_ext.common.network import (
 from sb3_trpo_ext.kernels.chain import Activations, forward
 from sb3_trpo_ext.kernels.families import Gaussian
 from sb3_trpo_ext.kernels.layers import Layer, layers_of
+from sb3_trpo_ext.kernels.vector import count, unflatten
 
 # The ways to a policy's networks, which a subclass may change.
 WAYS = ("evaluate", "family", "advantages", "_family")
@@ -64,8 +65,12 @@ class Pass(Protocol):
         """
         ...
 
-    def write_gradients(self, cotangents: Cotangents) -> None:
-        """Back-propagate to the ``grad`` of the policy's parameters, which is None before."""
+    def write_gradients(self, cotangents: Cotangents) -> Tensor | None:
+        """
+        Back-propagate to the ``grad`` of the policy's parameters, which is None before.
+
+        :return: all of these as one vector that shares their memory; None where they lie apart
+        """
         ...
 
 
@@ -132,7 +137,7 @@ class GraphPass:
         return self._rated.detach()
 
     @torch.enable_grad()
-    def write_gradients(self, cotangents: Cotangents) -> None:
+    def write_gradients(self, cotangents: Cotangents) -> Tensor | None:
         """As :meth:`Pass.write_gradients`."""
         n, statistics = len(cotangents.head), self._graph.family.statistics
         pairs = [(part[:n], c) for part, c in zip(statistics, cotangents.statistics, strict=False)]
@@ -142,6 +147,7 @@ class GraphPass:
         trained = [(output, c) for output, c in pairs if output.requires_grad]
         if trained:
             torch.autograd.backward([output for output, _ in trained], [c for _, c in trained])
+        return None
 
 
 def _plain_networks(policy: MlpPolicy, average: MlpPolicy) -> "PlainNetworks | None":
@@ -161,7 +167,7 @@ def _plain_networks(policy: MlpPolicy, average: MlpPolicy) -> "PlainNetworks | N
         return None
     networks = PlainNetworks(actor, average, centre, *cast(list[list[Layer]], chains))
     trained = {id(parameter) for parameter in policy.parameters() if parameter.requires_grad}
-    return networks if networks.trained() == trained else None
+    return networks if networks.gradients.keys() == trained else None
 
 
 class PlainNetworks:
@@ -187,22 +193,17 @@ class PlainNetworks:
     ):
         self.actor, self.policy, self.average = actor, cast(MlpPolicy, actor.policy), average
         self.centre, self.hidden, self.value, self.rating = centre, hidden, value, rating
-        every = [*actor.layers, *hidden, *value, *rating]
-        self.gradients = {
-            id(layer): [torch.empty_like(parameter, requires_grad=False) for parameter in layer.parameters]
-            for layer in every
-        }
-        self._parameters = [parameter for layer in every for parameter in layer.parameters]
-
-    def trained(self) -> set[int]:
-        """Which parameters gradients are written to, by their ``id``."""
-        noise = [self.policy.log_std] if self.learns_std else []
-        return {id(parameter) for parameter in [*self._parameters, *noise]}
-
-    @property
-    def learns_std(self) -> bool:
-        """Whether there is a standard deviation, and it is trained."""
-        return bool(getattr(self.policy, "log_std", None) is not None and self.policy.log_std.requires_grad)
+        log_std = getattr(self.policy, "log_std", None)
+        self.learns_std = log_std is not None and log_std.requires_grad
+        parameters = [
+            parameter for layer in [*actor.layers, *hidden, *value, *rating] for parameter in layer.parameters
+        ]
+        if self.learns_std:
+            parameters.append(self.policy.log_std)
+        # What is not written, such as that of a standard deviation that the loss does not depend on, stays 0.
+        self.gradient = parameters[0].new_zeros(count(parameters))
+        pieces = unflatten(self.gradient, parameters)
+        self.gradients = {id(parameter): piece for parameter, piece in zip(parameters, pieces, strict=True)}
 
     def run(self, observations: Observations) -> "PlainPass":
         """As :meth:`Networks.run`."""
@@ -240,13 +241,14 @@ class PlainPass:
         self._rated = Activations(self._networks.rating, rows.view(k * n, -1))
         return self._rated.outputs[-1].view(k, n)
 
-    def write_gradients(self, cotangents: Cotangents) -> None:
+    def write_gradients(self, cotangents: Cotangents) -> Tensor | None:
         """As :meth:`Pass.write_gradients`."""
         networks, n = self._networks, len(cotangents.head)
         self._back(self._actor.first(n), cotangents.statistics[0])
         if networks.learns_std and len(cotangents.statistics) > 1:
-            std = self.evaluation.family.statistics[1][:n]
-            networks.policy.log_std.grad = (std * cotangents.statistics[1]).sum(dim=0)
+            std, log_std = self.evaluation.family.statistics[1][:n], networks.policy.log_std
+            log_std.grad = networks.gradients[id(log_std)]
+            torch.sum(std * cotangents.statistics[1], dim=0, out=log_std.grad)
 
         latent, (value,) = self.evaluation.latent[:n], networks.value
         at_head = cotangents.head.view(n, -1)
@@ -258,6 +260,7 @@ class PlainPass:
             at_latent += pulled[:, : latent.shape[1]].view(-1, *latent.shape).sum(dim=0)
         if networks.hidden:
             self._back(self._hidden.first(n), at_latent)
+        return networks.gradient
 
     def _back(self, activations: Activations, cotangent: Tensor) -> Tensor:
         """
@@ -271,10 +274,9 @@ class PlainPass:
         return cotangent
 
     def _write(self, layer: Layer, x: Tensor, cotangent: Tensor) -> None:
-        gradients = self._networks.gradients[id(layer)]
-        layer.write_gradient(x, cotangent, *gradients)
-        for parameter, gradient in zip(layer.parameters, gradients, strict=True):
-            parameter.grad = gradient
+        for parameter in layer.parameters:
+            parameter.grad = self._networks.gradients[id(parameter)]
+        layer.write_gradient(x, cotangent, *(parameter.grad for parameter in layer.parameters))  # type: ignore[arg-type]
 
 
 def _family(policy: MlpPolicy, output: Tensor) -> ActionFamily:

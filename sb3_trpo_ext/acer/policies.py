@@ -53,7 +53,7 @@ class Evaluation(NamedTuple):
             return self.head
         if isinstance(self.family, MultiCategorical):
             return self.head[:, 0]
-        return (self.family.logits.softmax(dim=1) * self.head).sum(dim=1)
+        return (self.family.p * self.head).sum(dim=1)
 
     def first(self, n: int) -> "Evaluation":
         """Of the first n states alone."""

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -137,6 +138,25 @@ class Categorical(Family):
     logits: Tensor
 
     @property
+    def p(self) -> Tensor:
+        """The probabilities, shape (n, k)."""
+        return self.logits.softmax(dim=1) if self.logits.requires_grad else self._constant_p
+
+    @property
+    def log_p(self) -> Tensor:
+        """Their logarithms, shape (n, k)."""
+        return self.logits.log_softmax(dim=1) if self.logits.requires_grad else self._constant_log_p
+
+    # Asked for many times in one update. With a graph each answer has its own.
+    @cached_property
+    def _constant_p(self) -> Tensor:
+        return self.logits.softmax(dim=1)
+
+    @cached_property
+    def _constant_log_p(self) -> Tensor:
+        return self.logits.log_softmax(dim=1)
+
+    @property
     def statistics(self) -> tuple[Tensor, ...]:
         return (self.logits,)
 
@@ -148,23 +168,23 @@ class Categorical(Family):
         return 1
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        return self.logits.log_softmax(dim=1).gather(1, actions.long().view(-1, 1)).squeeze(1)
+        return self.log_p.gather(1, actions.long().view(-1, 1)).squeeze(1)
 
     def entropy(self) -> Tensor:
-        log_p = self.logits.log_softmax(dim=1)
+        log_p = self.log_p
         return -(log_p.exp() * log_p).sum(dim=1)
 
     def kl(self, new: "Categorical") -> Tensor:
-        log_p = self.logits.log_softmax(dim=1)
-        return (log_p.exp() * (log_p - new.logits.log_softmax(dim=1))).sum(dim=1)
+        log_p = self.log_p
+        return (log_p.exp() * (log_p - new.log_p)).sum(dim=1)
 
     def sample_score(self) -> tuple[Tensor, ...]:
-        p = self.logits.softmax(dim=1)
+        p = self.p
         chosen = torch.zeros_like(p).scatter_(1, p.multinomial(1), 1.0)
         return (chosen - p,)
 
     def metric(self, tangent: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        p = self.logits.softmax(dim=1)
+        p = self.p
         weighted = p * tangent[0]
         return (weighted - p * weighted.sum(dim=1, keepdim=True),)
 

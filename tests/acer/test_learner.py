@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sb3_trpo_ext.acer.learner import Learner
+from sb3_trpo_ext.kernels.vector import flatten, unflatten
 from tests.acer.cases import BOX, VECTOR
 from tests.cases import identical, snapshot
 
@@ -39,6 +40,21 @@ def test_the_step_is_the_gradient_clipped_to_its_limit(size, limit, learner):
     assert float(norm) == pytest.approx(size, rel=1e-5), "that before it was clipped"
     for old, new, direction in zip(before, learner.parameters, directions, strict=True):
         torch.testing.assert_close(new.detach(), old - min(1, limit / size) * direction, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("limit", [0.5, 10.0])
+def test_gradients_that_lie_in_one_vector_are_clipped_as_others(limit, learner):
+    before, (_, directions) = snapshot(learner.parameters), linear_loss(learner, 8.0)
+
+    def write():
+        vector = flatten(directions)
+        for parameter, piece in zip(learner.parameters, unflatten(vector, learner.parameters), strict=True):
+            parameter.grad = piece
+        return vector
+
+    assert float(learner.descend(write, limit, 0.9)) == pytest.approx(8.0, rel=1e-5)
+    for old, new, direction in zip(before, learner.parameters, directions, strict=True):
+        torch.testing.assert_close(new.detach(), old - min(1, limit / 8) * direction, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.9, 1.0])

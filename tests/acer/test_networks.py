@@ -51,7 +51,14 @@ def run(networks, learns_std=True):
             rated = torch.randn(K, N)
         parts = family.statistics if learns_std else family.statistics[:1]
         at = [torch.randn(part[:N].shape) for part in parts]
-        found.write_gradients(Cotangents(at, torch.randn(head[:N].shape), rated))
+        vector = found.write_gradients(Cotangents(at, torch.randn(head[:N].shape), rated))
+    written = [parameter.grad for parameter in networks.policy.parameters() if parameter.grad is not None]
+    if vector is not None:
+        assert float(vector.norm()) == pytest.approx(
+            float(torch.cat([part.flatten() for part in written]).norm()), rel=1e-5
+        )
+        vector *= 2
+        torch._foreach_mul_(written, 0.5)  # the same memory
     gradients = {n: None if p.grad is None else p.grad.clone() for n, p in networks.policy.named_parameters()}
     assert not any(part.requires_grad for part in said)
     return said, gradients

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -57,7 +57,8 @@ class ACER(Algorithm[Collected]):
     Differs from the paper:
 
     1. The statistics of a discrete policy, in which gradient and trust region are computed, are its logits, where the
-       paper names the probabilities as an example: no step leaves the simplex, and k = π − π_avg is bounded.
+       paper names the probabilities as an example: no step leaves the simplex. The trust region measures in the Fisher
+       metric (``trust_region_metric``), so that it is the same for both, and in any unit of Box actions.
     2. Box actions are trained on-policy as well as from replay.
     3. Environments are stepped together, and one gradient is the mean over their sequences (the paper's workers are
        asynchronous).
@@ -72,7 +73,8 @@ class ACER(Algorithm[Collected]):
     9. MultiDiscrete actions, which the paper has not: their advantages add up over the dimensions
        (:func:`sb3_trpo_ext.acer.losses.summed`), and one sampled action makes up for what the limit c cuts off.
 
-    The paper's own way: ``normalize_returns=False, use_rms_prop=True, trust_region_delta=1.0``.
+    The paper's own way: ``trust_region_metric="euclidean", trust_region_delta=1.0, normalize_returns=False,
+    use_rms_prop=True``.
 
     :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", or a subclass of :mod:`sb3_trpo_ext.acer.policies`'
     :param env: environment, vectorised environment, or the id of a registered one
@@ -98,6 +100,8 @@ class ACER(Algorithm[Collected]):
     :param trust_region: around the average policy; False for none
     :param trust_region_delta: δ ≥ 0, the growth of the KL to the average policy that a gradient step may ask for, in
         units of the advantages with ``normalize_returns``, else of the rewards. Lower is more cautious.
+    :param trust_region_metric: "fisher" measures that growth along the natural gradient; "euclidean" along the gradient
+        in φ, as the paper, where it depends on the unit of the actions
     :param normalize_returns: measure returns by their root mean square so far, and advantages by the root of their
         running mean square, so that the scale of the rewards changes nothing. The critic predicts returns divided by
         :attr:`return_scale`.
@@ -154,7 +158,8 @@ class ACER(Algorithm[Collected]):
         importance_clip: float | None = None,
         bias_correction: bool = True,
         trust_region: bool = True,
-        trust_region_delta: float = 0.02,
+        trust_region_delta: float = 0.1,
+        trust_region_metric: Literal["fisher", "euclidean"] = "fisher",
         normalize_returns: bool = True,
         average_policy_decay: float = 0.99,
         n_action_samples: int = 5,
@@ -201,6 +206,7 @@ class ACER(Algorithm[Collected]):
         self.bias_correction = bias_correction
         self.trust_region = trust_region
         self.trust_region_delta = trust_region_delta
+        self.trust_region_metric = trust_region_metric
         self.normalize_returns = normalize_returns
         self.average_policy_decay = average_policy_decay
         self.n_action_samples = n_action_samples
@@ -346,8 +352,9 @@ class ACER(Algorithm[Collected]):
 
     @classmethod
     def _unsaid(cls, saved: dict[str, Any]) -> dict[str, Any]:
-        # Files of versions that had no such scales: their critic and their δ are in units of the rewards.
-        return {} if "normalize_returns" in saved else {"normalize_returns": False}
+        # Files of versions that had no such scales: their critic and their δ are in units of the rewards and of φ.
+        old = {"normalize_returns": False, "trust_region_metric": "euclidean"}
+        return {name: value for name, value in old.items() if name not in saved}
 
     def _run_over(self, rollout: Collected) -> None:
         self.policy.evaluate(self._observations_of(rollout))

@@ -1,6 +1,6 @@
 """
 Derivatives of action distributions in their own statistics φ, in closed form: the score ∇_φ log p, and the gradients of
-the KL divergence and of the entropy.
+the KL divergence and of the entropy, and the metric in which they are compared.
 
 φ are the logits of a Categorical or a MultiCategorical, and mean and standard deviation of a Gaussian. Every row is a
 state of its own; no gradient is summed over states.
@@ -106,3 +106,33 @@ def _(family: Categorical) -> tuple[Tensor, ...]:
 @entropy_gradient.register
 def _(family: MultiCategorical) -> tuple[Tensor, ...]:
     return (torch.cat([entropy_gradient(choice)[0] for choice in family.choices], dim=1),)
+
+
+@singledispatch
+def inverse_metric(family: Family) -> tuple[Tensor, ...]:
+    """
+    The diagonal D for which uᵀ F⁻¹ v = Σ_i D_i u_i v_i, where F is the Fisher information in φ
+    (:meth:`sb3_trpo_ext.kernels.families.Family.metric`) and u and v are gradients in φ. Those in logits sum to 0 over
+    the options of a choice; there F⁻¹ is the pseudo-inverse.
+
+    :param family: n distributions: Gaussian, Categorical or MultiCategorical
+    :return: shaped like the family's statistics
+    """
+    raise TypeError(f"The inverse of the metric is not known for a {type(family).__name__}.")
+
+
+@inverse_metric.register
+def _(family: Gaussian) -> tuple[Tensor, ...]:
+    variance = family.std.square()
+    return variance, variance / 2
+
+
+@inverse_metric.register
+def _(family: Categorical) -> tuple[Tensor, ...]:
+    p = family.p
+    return (p.clamp(min=torch.finfo(p.dtype).tiny).reciprocal(),)
+
+
+@inverse_metric.register
+def _(family: MultiCategorical) -> tuple[Tensor, ...]:
+    return (torch.cat([inverse_metric(choice)[0] for choice in family.choices], dim=1),)

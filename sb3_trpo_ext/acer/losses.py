@@ -102,30 +102,38 @@ def sampled_policy_gradient(
     return gradient
 
 
-def slope(direction: Tensor, kl_gradient: Tensor) -> Tensor:
+def slope(direction: Tensor, kl_gradient: Tensor, inverse_metric: Tensor | None = None) -> Tensor:
     """
-    kᵀz: how fast the KL to the average policy grows along a direction.
+    kᵀ F⁻¹ z: how fast the KL to the average policy grows when φ follows z, along F⁻¹ z.
 
     :param direction: z, shape (n, m)
     :param kl_gradient: k, shape (n, m)
+    :param inverse_metric: F⁻¹ as a diagonal, shape (n, m); None for the identity, as in the paper
     :return: shape (n,)
     """
-    return (direction * kl_gradient).sum(dim=1)
+    product = direction * kl_gradient
+    return (product if inverse_metric is None else product * inverse_metric).sum(dim=1)
 
 
-def project(gradient: Tensor, kl_gradient: Tensor, trust_region_delta: float) -> Tensor:
+def project(
+    gradient: Tensor, kl_gradient: Tensor, trust_region_delta: float, inverse_metric: Tensor | None = None
+) -> Tensor:
     """
     The direction nearest to ĝ along which the linearized KL to the average policy grows by at most δ (equation 12):
 
-        z* = ĝ − max(0, (kᵀĝ − δ) / ‖k‖²) k  =  argmin ½ ‖ĝ − z‖²  subject to  kᵀz ≤ δ.
+        z* = ĝ − max(0, (kᵀF⁻¹ĝ − δ) / kᵀF⁻¹k) k  =  argmin ½ (ĝ − z)ᵀ F⁻¹ (ĝ − z)  subject to  kᵀ F⁻¹ z ≤ δ.
+
+    In the paper F is the identity, and the result depends on which statistics φ of a distribution are chosen. With the
+    Fisher information it does not: F⁻¹ĝ is the natural gradient.
 
     :param gradient: ĝ, an ascent direction, shape (n, m)
     :param kl_gradient: k = ∇_φ KL(π_avg ‖ π), shape (n, m)
     :param trust_region_delta: δ ≥ 0
+    :param inverse_metric: F⁻¹ as a diagonal, shape (n, m); None for the identity
     :return: z*, shape (n, m)
     """
-    norms = kl_gradient.square().sum(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
-    excess = (slope(gradient, kl_gradient) - trust_region_delta).clamp(min=0) / norms
+    norms = slope(kl_gradient, kl_gradient, inverse_metric).clamp(min=torch.finfo(gradient.dtype).tiny)
+    excess = (slope(gradient, kl_gradient, inverse_metric) - trust_region_delta).clamp(min=0) / norms
     return gradient - excess.unsqueeze(1) * kl_gradient
 
 

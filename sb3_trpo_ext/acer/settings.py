@@ -47,7 +47,13 @@ RULES = (
     Rule("importance_clip", _is_limit, "None or a number >= 0 (math.inf for no limit)", "None chooses."),
     Rule("bias_correction", one_of(True, False), "True or False", "True is the paper's."),
     Rule("trust_region", one_of(True, False), "True or False", "True is the paper's."),
-    Rule("trust_region_delta", number(0), "a number >= 0", "1 is usual."),
+    Rule("trust_region_delta", number(0), "a number >= 0", "0.1 is usual."),
+    Rule(
+        "trust_region_metric",
+        one_of("fisher", "euclidean"),
+        '"fisher" or "euclidean"',
+        "The second is the paper's; the first does not depend on the unit of the actions.",
+    ),
     Rule("normalize_returns", one_of(True, False), "True or False", "True is independent of the rewards' scale."),
     Rule("average_policy_decay", number(0, 1), "between 0 and 1", "0.99 is usual."),
     Rule("n_action_samples", whole(1), "a whole number >= 1", "5 is usual."),
@@ -125,6 +131,7 @@ def step_settings(model: "ACER") -> Settings:
         learn_std=model.learn_std,
         return_scale=model.return_scale,
         advantage_scale=model.advantage_scale,
+        fisher_metric=model.trust_region_metric == "fisher",
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sb3_trpo_ext.acer.batch import SequenceBatch
-from sb3_trpo_ext.acer.gradients import entropy_gradient, kl_gradient, score
+from sb3_trpo_ext.acer.gradients import entropy_gradient, inverse_metric, kl_gradient, score
 from sb3_trpo_ext.acer.learner import Learner
 from sb3_trpo_ext.acer.losses import (
     discrete_policy_gradient,
@@ -53,6 +53,7 @@ class Settings:
     :param return_scale: σ > 0, the unit of the critic: it predicts returns divided by it
     :param advantage_scale: > 0, the unit of the policy gradient, in which δ and the entropy's weight are measured; in
         units of σ itself
+    :param fisher_metric: whether the trust region measures in the Fisher metric; False is Euclidean in φ
     """
 
     gamma: float
@@ -67,6 +68,7 @@ class Settings:
     learn_std: bool
     return_scale: float = 1.0
     advantage_scale: float = 1.0
+    fisher_metric: bool = True
 
 
 class Estimates(NamedTuple):
@@ -240,12 +242,13 @@ def _within_trust_region(
         return gradient, figures | {"projected_share": torch.zeros_like(unknown)}
     centre: Any = networks.centre(len(gradient))
     k = _moving(kl_gradient(family, centre), settings)
-    direction = project(gradient, k, settings.trust_region_delta)
-    before = slope(gradient, k)
+    metric = _moving(inverse_metric(family), settings) if settings.fisher_metric else None
+    direction = project(gradient, k, settings.trust_region_delta, metric)
+    before = slope(gradient, k, metric)
     return direction, {
         "average_kl": centre.kl(family),
         "slope_before": before,
-        "slope_after": slope(direction, k),
+        "slope_after": slope(direction, k, metric),
         "projected_share": (before > settings.trust_region_delta).float(),
     }
 

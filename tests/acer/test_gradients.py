@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from sb3_trpo_ext.acer.gradients import entropy_gradient, kl_gradient, score, weighted_score
+from sb3_trpo_ext.acer.gradients import entropy_gradient, inverse_metric, kl_gradient, score, weighted_score
 from sb3_trpo_ext.kernels.families import Bernoulli
 from tests.cases import DIM, KINDS
 
@@ -56,6 +56,23 @@ def test_the_weighted_score_is_the_weighted_sum_of_scores():
     weights = torch.randn(3, 4, dtype=torch.float64)
     expected = by_autograd(weights * live.logits.log_softmax(dim=1), live)
     torch.testing.assert_close(weighted_score(detached(live), weights), expected)
+
+
+@each_kind
+def test_the_inverse_metric_is_that_of_the_fisher_information(name):
+    """Between gradients, against the dense pseudo-inverse of the family's own metric."""
+    family, other = drawn(name)
+    family, other = detached(family), detached(other)
+    u, v = kl_gradient(family, other), entropy_gradient(family)
+    found = sum((d * a * b).sum(dim=1) for d, a, b in zip(inverse_metric(family), u, v, strict=True))
+    sizes = [part.shape[1] for part in family.statistics]
+    columns = [
+        family.metric([part.expand(3, -1) for part in row.split(sizes)]) for row in torch.eye(sum(sizes)).double()
+    ]
+    dense = torch.stack([torch.cat(column, dim=1) for column in columns], dim=2)
+    u, v = (torch.cat(each, dim=1) for each in (u, v))
+    expected = torch.einsum("ni,nij,nj->n", u, torch.linalg.pinv(dense), v)
+    torch.testing.assert_close(found, expected)
 
 
 @each_kind

@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Normal
 
 from sb3_trpo_ext.acer import losses
-from sb3_trpo_ext.acer.gradients import entropy_gradient, kl_gradient, score
+from sb3_trpo_ext.acer.gradients import entropy_gradient, inverse_metric, kl_gradient, score
 from sb3_trpo_ext.acer.losses import (
     duelling,
     duelling_loss,
@@ -161,6 +161,30 @@ def test_projection_solves_the_quadratic_program(delta):
     assert ((feasible - g).square().sum(1) >= (z - g).square().sum() - 1e-12).all()
 
 
+def test_projection_in_a_metric_is_that_in_other_statistics():
+    """With mean / std and log std / √2 in the place of (mean, std), in which the Fisher information is the identity."""
+    policy, average = gaussians(n=50)
+    g, k = 3 * torch.randn(50, 4, dtype=DOUBLE), torch.cat(kl_gradient(policy, average), 1)
+    diagonal = torch.cat(inverse_metric(policy), 1)
+    z = project(g, k, 0.3, diagonal)
+    root = diagonal.sqrt()
+    torch.testing.assert_close(z * root, project(g * root, k * root, 0.3))
+    acted = slope(g, k, diagonal) > 0.3
+    assert 0 < int(acted.sum()) < 50
+    torch.testing.assert_close(slope(z, k, diagonal)[acted], torch.full((int(acted.sum()),), 0.3, dtype=DOUBLE))
+
+
+@pytest.mark.parametrize("make", [categoricals, gaussians])
+def test_the_slope_in_the_metric_is_the_growth_along_the_natural_gradient(make):
+    policy, average = make(n=6)
+    k, diagonal = kl_gradient(policy, average), inverse_metric(policy)
+    step = [1e-6 * d * part for d, part in zip(diagonal, k, strict=True)]
+    moved = policy.with_statistics([part + s for part, s in zip(policy.statistics, step, strict=True)])
+    growth = (average.kl(moved) - average.kl(policy)) / 1e-6
+    k, diagonal = torch.cat(k, 1), torch.cat(diagonal, 1)
+    torch.testing.assert_close(slope(k, k, diagonal), growth, rtol=1e-3, atol=1e-6)
+
+
 def test_projected_step_approaches_the_average_policy_less_fast_away():
     """After a step along z*, the policy is nearer to the average policy than after one along ĝ."""
     policy, average = categoricals(n=1)
@@ -293,6 +317,7 @@ def test_deterministic_categoricals_stay_finite(clip):
             k = kl_gradient(Categorical(policy), Categorical(behaviour))[0]
             entropy = entropy_gradient(Categorical(policy))[0]
             assert torch.isfinite(project(gradient + entropy, k, 1.0)).all()
+            assert torch.isfinite(project(gradient + entropy, k, 1.0, inverse_metric(Categorical(policy))[0])).all()
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.0, 5.0])

@@ -90,19 +90,20 @@ def test_settings_can_be_replaced_when_loading(space_env, tiny, tmp_path):
 def test_files_of_versions_without_units_keep_their_meaning(space_env, tiny, tmp_path, bits):
     """They say nothing of units; their critic, δ and the entropy's weight are in units of the rewards."""
     env = space_env(VECTOR, ACTIONS["discrete"])
-    old = tiny(env, normalize_returns=False, use_rms_prop=True, trust_region_delta=1.0).learn(12)
+    old = tiny(env, normalize_returns=False, trust_region_metric="euclidean", use_rms_prop=True).learn(12)
     old.save(tmp_path / "new.zip")
+    settings = ("normalize_returns", "trust_region_metric")
     with zipfile.ZipFile(tmp_path / "new.zip") as new, zipfile.ZipFile(tmp_path / "old.zip", "w") as older:
         for name in new.namelist():
             content = new.read(name)
             if name == "data":
                 data = json.loads(content)
-                for later in ("normalize_returns", "_return_squares", "_n_returns", "_advantage_square"):
+                for later in (*settings, "_return_squares", "_n_returns", "_advantage_square"):
                     del data[later]
                 content = json.dumps(data).encode()
             older.writestr(name, content)
     model = ACER.load(tmp_path / "old.zip", env=env, device="cpu")
-    assert (model.normalize_returns, model.use_rms_prop, model.trust_region_delta) == (False, True, 1.0)
+    assert (model.normalize_returns, model.trust_region_metric, model.use_rms_prop) == (False, "euclidean", True)
     assert model.return_scale == model.advantage_scale == 1.0
     assert bits(model.get_parameters()) == bits(old.get_parameters())
     model.learn(12, reset_num_timesteps=False)

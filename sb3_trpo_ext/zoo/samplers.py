@@ -124,7 +124,7 @@ def sample_acer(trial: optuna.Trial, n_actions: int, n_envs: int, additional_arg
         "q_coef": trial.suggest_float("q_coef", 0.1, 2.0, log=True),
         "max_grad_norm": trial.suggest_float("max_grad_norm", 0.5, 40.0, log=True),
         "importance_clip": trial.suggest_float("importance_clip", 1.0, 20.0, log=True),
-        "trust_region_delta": trial.suggest_float("trust_region_delta", 0.003, 2.0, log=True),
+        "trust_region_delta": trial.suggest_float("trust_region_delta", 0.01, 1.0, log=True),
         "use_rms_prop": trial.suggest_categorical("use_rms_prop", [True, False]),
         "average_policy_decay": trial.suggest_categorical("average_policy_decay", [0.9, 0.99, 0.995]),
         "net_arch": trial.suggest_categorical("net_arch", ["small", "medium"]),

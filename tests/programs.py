@@ -79,10 +79,22 @@ def numbers(ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def step(name: str, ranks: Ranks, kfac: bool = False, ent_coef: float = 0.0, precise: bool = True) -> dict[str, Any]:
-    """A policy update of all N samples."""
+def step(
+    name: str,
+    ranks: Ranks,
+    kfac: bool = False,
+    ent_coef: float = 0.0,
+    precise: bool = True,
+    order: int | None = None,
+) -> dict[str, Any]:
+    """A policy update of all N samples, in another order if it has a number."""
     policy = make_policy(name, precise=precise)
-    batch = part_of(make_batch(policy, N), ranks).normalized()
+    batch = make_batch(policy, N)
+    if order is not None:
+        rows = torch.randperm(N, generator=torch.Generator().manual_seed(order))
+        parts = (batch.actions, batch.advantages, batch.returns, batch.values)
+        batch = Batch(batch.inputs.rows(rows), *(part[rows] for part in parts))
+    batch = part_of(batch, ranks).normalized()
     actor = make_actor(policy)
     torch.manual_seed(0)
     direction = (KfacNaturalGradient if kfac else NaturalGradient)(500 if kfac else 8, 1e-11)

@@ -66,9 +66,12 @@ def test_an_update_is_that_of_one_process_with_all_the_data(name, answers):
 
 
 def test_an_update_in_float32(answers):
-    alone = programs.step("box", ALONE, precise=False)
+    """It may differ by what rounding makes of another order of the samples in one process, which is about 1e-6."""
+    alone, *others = (programs.step("box", ALONE, precise=False, order=k)["theta"] for k in (None, *range(5)))
+    rounding = max(float((other - alone).abs().max()) for other in others)
+    assert 0 < rounding < 2e-6
     for answer in answers:
-        assert close(answer["step in float32"]["theta"], alone["theta"], 1e-6)
+        assert close(answer["step in float32"]["theta"], alone, 2 * rounding)
 
 
 @pytest.mark.parametrize("method", ["trust_region", "adam"])

@@ -21,7 +21,7 @@ BELOW = {
     **{algorithm: SHARED for algorithm in ALGORITHMS},
     TOP: (*SHARED, *ALGORITHMS),
     "zoo": (*SHARED, *ALGORITHMS, TOP),
-    "bench": (*SHARED, *ALGORITHMS, TOP, "zoo"),
+    "bench": (*SHARED, *ALGORITHMS, TOP, "zoo", "envs"),
     "envs": ("common",),
 }
 # Room → packages from elsewhere, besides the standard library, that it may import; zoo and bench may import any.

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sb3_trpo_ext.acer.interruption import signals_wait
 from sb3_trpo_ext.acer.networks import networks_of
@@ -63,8 +63,7 @@ class Learner:
             norm = gradient.norm()
             gradient *= (max_grad_norm / (norm + 1e-6)).clamp(max=1)
         if norm.isfinite():
-            follow = get_ema_multi_avg_fn(average_policy_decay)  # type: ignore[no-untyped-call]
             with signals_wait():  # Ctrl-C must not leave some parameters before the step and others after it
                 self.policy.optimizer.step()
-                follow(self._averages, self._present, None)
+                torch._foreach_lerp_(self._averages, self._present, 1 - average_policy_decay)
         return norm

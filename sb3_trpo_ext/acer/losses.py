@@ -132,9 +132,9 @@ def project(
     :param inverse_metric: F⁻¹ as a diagonal, shape (n, m); None for the identity
     :return: z*, shape (n, m)
     """
+    excess = slope(gradient, kl_gradient, inverse_metric) - trust_region_delta
     norms = slope(kl_gradient, kl_gradient, inverse_metric).clamp(min=torch.finfo(gradient.dtype).tiny)
-    excess = (slope(gradient, kl_gradient, inverse_metric) - trust_region_delta).clamp(min=0) / norms
-    return gradient - excess.unsqueeze(1) * kl_gradient
+    return gradient - (excess.clamp(min=0) / norms).unsqueeze(1) * kl_gradient
 
 
 def q_loss(q_taken: Tensor, targets: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sb3_trpo_ext.kernels.recurrence import discounted_sums
+
 
 @torch.no_grad()
 def retrace(
@@ -30,11 +32,8 @@ def retrace(
     # In NumPy, where a few numbers take a fraction of torch's time, and of a GPU's: T steps would be 2 T kernels.
     on_host = (part.detach().cpu().numpy() for part in (rewards, q_values, values, traces, ends[:-1], bootstraps))
     r, q, v, rho, end, after = on_host
-    # Everything but the recursion is done for all steps at once: Q^ret_t = targets_t + factor_t · Q^ret_{t+1}.
-    targets = r + gamma * np.concatenate([np.where(end, after[:-1], v[1:] - rho[1:] * q[1:]), after[-1:]])
-    factors = np.where(end, 0, gamma * rho[1:])
-    for t in range(len(factors) - 1, -1, -1):
-        targets[t] += factors[t] * targets[t + 1]
+    constants = r + gamma * np.concatenate([np.where(end, after[:-1], v[1:] - rho[1:] * q[1:]), after[-1:]])
+    targets = discounted_sums(constants, np.where(end, 0, gamma * rho[1:]))
     return torch.as_tensor(targets, device=rewards.device)
 
 

@@ -14,24 +14,9 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
+from sb3_trpo_ext.kernels.recurrence import discounted_sums
+
 Doubles = NDArray[np.float64]
-
-
-def discounted_sums(terms: Doubles, factors: Doubles) -> Doubles:
-    """
-    x with x_t = terms_t + factors_t · x_{t+1} and x_T = 0, by doubling: after k rounds each x_t is the sum of the next
-    2^k terms, and its factor the product of theirs.
-
-    :param terms: shape (T, E)
-    :param factors: shape (T, E); the last row is not used
-    :return: shape (T, E)
-    """
-    sums, factors, reach = terms.copy(), factors.copy(), 1
-    while reach < len(sums):
-        sums[:-reach] += factors[:-reach] * sums[reach:]
-        factors[:-reach] *= factors[reach:]
-        reach *= 2
-    return sums
 
 
 def has_sb3s_advantages(buffer: RolloutBuffer) -> bool:
@@ -54,7 +39,8 @@ def compute_advantages(buffer: RolloutBuffer, last_values: Tensor, last_episode_
     following = np.concatenate([values[1:], last_values.detach().cpu().double().numpy().reshape(1, -1)])
     starts = np.concatenate([buffer.episode_starts[1:], last_episode_starts.reshape(1, -1)])
     discounts = buffer.gamma * (1.0 - starts)  # γ from step t to t + 1, and 0 where an episode ends
-    advantages = discounted_sums(buffer.rewards + discounts * following - values, buffer.gae_lambda * discounts)
+    errors = buffer.rewards + discounts * following - values  # δ
+    advantages = discounted_sums(errors, buffer.gae_lambda * discounts[:-1])
     buffer.advantages = advantages.astype(np.float32)
     buffer.returns = (advantages + values).astype(np.float32)
 
@@ -79,9 +65,8 @@ def critic_targets(buffer: RolloutBuffer, critic_gae_lambda: float) -> NDArray[n
         return rows.astype(np.float64)
 
     advantages, values = in_time(buffer.advantages), in_time(buffer.values)
-    discounts = np.zeros_like(advantages)
-    discounts[:-1] = buffer.gamma * (1.0 - buffer.episode_starts[1:])
+    discounts = buffer.gamma * (1.0 - buffer.episode_starts[1:].astype(np.float64))
     errors = advantages.copy()
-    errors[:-1] -= buffer.gae_lambda * discounts[:-1] * advantages[1:]  # δ
+    errors[:-1] -= buffer.gae_lambda * discounts * advantages[1:]  # δ
     returns = (values + discounted_sums(errors, critic_gae_lambda * discounts)).astype(np.float32)
     return returns.T.reshape(buffer.returns.shape) if is_flat else returns

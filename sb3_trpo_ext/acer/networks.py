@@ -12,8 +12,7 @@ from typing import NamedTuple, Protocol, cast
 import torch
 from torch import Tensor
 
-from sb3_trpo_ext.acer.policies import ActionFamily, Evaluation, MlpPolicy
-from sb3_trpo_ext.common.distributions import plain_distribution
+from sb3_trpo_ext.acer.policies import ActionFamily, Evaluation, MlpPolicy, family_of_output
 from sb3_trpo_ext.common.inputs import Inputs, Observations, each
 from sb3_trpo_ext.common.network import (
     PlainNetwork,
@@ -225,13 +224,13 @@ class PlainPass:
         self._hidden = Activations(networks.hidden, self._inputs)
         latent = self._hidden.outputs[-1]
         head = forward(networks.value, latent)
-        family = _family(networks.policy, self._actor.outputs[-1])
+        family = family_of_output(networks.policy, self._actor.outputs[-1])
         self.evaluation = Evaluation(family, head.squeeze(1) if isinstance(family, Gaussian) else head, latent)
         self._rated: Activations | None = None
 
     def centre(self, n: int) -> ActionFamily:
         """As :meth:`Pass.centre`."""
-        return _family(self._networks.average, forward(self._networks.centre, self._inputs[:n]))
+        return family_of_output(self._networks.average, forward(self._networks.centre, self._inputs[:n]))
 
     def advantages(self, actions: Tensor) -> Tensor:
         """As :meth:`Pass.advantages`."""
@@ -277,10 +276,3 @@ class PlainPass:
         for parameter in layer.parameters:
             parameter.grad = self._networks.gradients[id(parameter)]
         layer.write_gradient(x, cotangent, *(parameter.grad for parameter in layer.parameters))  # type: ignore[arg-type]
-
-
-def _family(policy: MlpPolicy, output: Tensor) -> ActionFamily:
-    """The distributions that follow from the output of the actor's last layer."""
-    plain = plain_distribution(policy)
-    assert plain is not None  # all of ACER's have one
-    return cast(ActionFamily, plain.family(policy, output))

@@ -163,9 +163,7 @@ class MlpPolicy(NormalizingPolicy):
         return values, distribution.log_prob(actions), distribution.entropy()
 
     def _family(self, latent_pi: Tensor) -> ActionFamily:
-        plain = plain_distribution(self)
-        assert plain is not None  # the spaces above have one
-        return cast(ActionFamily, plain.family(self, self.action_net(latent_pi)))
+        return family_of_output(self, self.action_net(latent_pi))
 
 
 class CnnPolicy(MlpPolicy):
@@ -190,6 +188,17 @@ class MultiInputPolicy(MlpPolicy):
         self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
     ):
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+def family_of_output(policy: MlpPolicy, output: Tensor) -> ActionFamily:
+    """
+    :param policy: π
+    :param output: of the actor's last layer, shape (n, k)
+    :return: the n distributions that follow from it
+    """
+    plain = plain_distribution(policy)
+    assert plain is not None  # the spaces above have one
+    return cast(ActionFamily, plain.family(policy, output))
 
 
 def frozen_copy(policy: MlpPolicy) -> MlpPolicy:

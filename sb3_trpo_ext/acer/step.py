@@ -177,7 +177,7 @@ def _algorithm_2_sampled(now: Evaluation, batch: SequenceBatch, bootstraps: Tens
     """MultiDiscrete actions, too many to rate one by one: advantages add up, and a' ~ π stands for the sum over all."""
     family, behaviour = cast(MultiCategorical, now.family), cast(MultiCategorical, batch.behaviour)
     values, advantages = now.values, now.head[:, 1:]
-    own_actions = torch.stack([choice.logits.softmax(1).multinomial(1).squeeze(1) for choice in family.choices], dim=1)
+    own_actions = torch.stack([choice.p.multinomial(1).squeeze(1) for choice in family.choices], dim=1)
     (taken,), (own,) = score(family, batch.actions), score(family, own_actions)
     q_taken, q_own = summed(values, advantages, taken), summed(values, advantages, own)
     weights = importance_weights(family, behaviour, batch.actions)

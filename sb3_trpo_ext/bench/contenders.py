@@ -240,14 +240,8 @@ def train_once(contender: Contender, seed: int) -> Seconds:
     :param seed: of the turn, so that both sides draw the same actions as long as their policies agree
     :return: part → seconds
     """
-    model = contender.model
-    torch.manual_seed(seed)
-    np.random.seed(seed)
     contender.watch.spans.clear()
-    with undisturbed():
-        started = now()
-        model.learn(model.n_steps * model.n_envs, reset_num_timesteps=False)
-        seconds = now() - started
+    seconds = learn_once(contender.model, contender.model.n_steps * contender.model.n_envs, seed)
     (rollout,), (update,) = (contender.watch.spans[name] for name in ("collect_rollouts", "train"))
     parts = {"rollout": rollout.seconds, **contender.split(contender), "update": update.seconds}
     return {**parts, "end to end": seconds}

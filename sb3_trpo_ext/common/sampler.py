@@ -46,14 +46,20 @@ class PolicySampler:
     :param masks: as :func:`sampler_of`
     """
 
-    log_probs: list[NDArray[Any]]
-    """Of all actions so far, each of shape (n_envs,); empty where the network is small, and soon asked again."""
-
     def __init__(self, policy: ActorCriticPolicy, n_envs: int, num_threads: int | None, masks: MasksOf | None = None):
         self._policy, self._masks = policy, masks
-        size = count(list(policy.parameters()))
-        self._threads = partial(torch_threads, num_threads, n_envs, size)
-        self._notes, self.log_probs = n_envs * size > LARGE, []
+        self._n_envs, self._size = n_envs, count(list(policy.parameters()))
+        self._threads = partial(torch_threads, num_threads, n_envs, self._size)
+        self._noted: list[NDArray[Any]] | None = None
+
+    def note_log_probs(self) -> list[NDArray[Any]]:
+        """
+        :return: to which the log-probabilities of all actions from now on are added, each of shape (n_envs,). It stays
+            empty where the network is so small that asking it again costs less
+        """
+        noted: list[NDArray[Any]] = []
+        self._noted = noted if self._n_envs * self._size > LARGE else None
+        return noted
 
     @torch.no_grad()
     def __call__(self, observations: Any) -> NDArray[Any]:
@@ -62,8 +68,8 @@ class PolicySampler:
         with self._threads():
             distribution = self._policy.get_distribution(tensor, *further)
             actions = distribution.get_actions()
-            if self._notes:
-                self.log_probs.append(distribution.log_prob(actions).cpu().numpy())
+            if self._noted is not None:
+                self._noted.append(distribution.log_prob(actions).cpu().numpy())
         return actions.reshape((-1, *self._policy.action_space.shape)).cpu().numpy()  # type: ignore[misc]
 
 

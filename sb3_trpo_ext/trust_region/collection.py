@@ -93,13 +93,14 @@ class FastBehaviour:
         self._parts, self._buffer = parts, buffer
         self._gamma, self._num_threads = gamma, num_threads
         self._timeouts: list[Timeout] = []
-        self._sampler: Sampler | None = None
+        self._log_probs: list[NDArray[Any]] = []  # noted when actions were drawn, if they were
 
     def sampler(self, steps: int) -> Sampler:
         """As :meth:`sb3_trpo_ext.common.collection.Behaviour.sampler`."""
         actor, _ = self._parts()
-        self._sampler = actor.heads.sampler(actor.network, self._buffer.n_envs, self._num_threads, steps)
-        return self._sampler
+        sampler = actor.heads.sampler(actor.network, self._buffer.n_envs, self._num_threads, steps)
+        self._log_probs = sampler.note_log_probs() if isinstance(sampler, PolicySampler) else []
+        return sampler
 
     def note_timeout(self, timeout: Timeout) -> None:
         """As :meth:`sb3_trpo_ext.common.collection.Behaviour.note_timeout`."""
@@ -108,12 +109,11 @@ class FastBehaviour:
     def evaluate(self, steps: slice) -> None:
         """As :meth:`sb3_trpo_ext.common.collection.Behaviour.evaluate`."""
         (actor, critic), n_envs = self._parts(), self._buffer.n_envs
-        noted = self._sampler.log_probs if isinstance(self._sampler, PolicySampler) else []
-        if noted:
-            self._buffer.log_probs[steps] = np.stack(noted)
+        if self._log_probs:
+            self._buffer.log_probs[steps] = np.stack(self._log_probs)
         rows = (steps.stop - steps.start) * n_envs
         with torch_threads(self._num_threads, rows, count(list(actor.policy.parameters()))):
-            _evaluate(actor, critic, self._buffer, steps.start * n_envs, steps.stop * n_envs, bool(noted))
+            _evaluate(actor, critic, self._buffer, steps.start * n_envs, steps.stop * n_envs, bool(self._log_probs))
         for step, i, observation in self._timeouts:
             self._buffer.rewards[step, i] += self._gamma * _value(actor.heads, observation)
         self._timeouts.clear()
@@ -141,14 +141,14 @@ def _evaluate(
         inputs = actor.heads.recorded(buffer, partial(_in_order, part))
         inputs = replace(inputs, observations=finite(inputs.observations))
         if values_alone:
-            values[part] = critic.values(inputs).flatten().cpu().numpy()
-            continue
-        if actor.network is not None and critic.network is not None:
-            part_values, part_log_probs = critic.values(inputs), actor.family(inputs).log_prob(actions[part])
+            part_values = critic.values(inputs)
+        elif actor.network is not None and critic.network is not None:
+            part_values = critic.values(inputs)
+            log_probs[part] = actor.family(inputs).log_prob(actions[part]).cpu().numpy()
         else:
             part_values, part_log_probs = actor.heads.evaluate(inputs, actions[part])
+            log_probs[part] = part_log_probs.cpu().numpy()
         values[part] = part_values.flatten().cpu().numpy()
-        log_probs[part] = part_log_probs.cpu().numpy()
 
 
 def _in_order(part: slice, array: NDArray[Any]) -> NDArray[Any]:

@@ -54,15 +54,19 @@ def test_the_divergence_before_and_after_the_updates_of_an_iteration(space_env, 
             assert logged == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
+def one_step(model, action, cuts, importance_clip, learning_rate=1.0, **policy_kwargs):
+    """A model that will step by minus the gradient, the rules of that step, its data, and the parameters before it."""
+    policy_kwargs = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}, **policy_kwargs}
+    made = model(action, policy_kwargs=policy_kwargs, learning_rate=learning_rate)
+    rules = replace(SETTINGS, trust_region_delta=0.0, importance_clip=importance_clip, max_grad_norm=1e9)
+    return made, rules, sequences_of(action, cuts=cuts), [p.detach().clone() for p in made.policy.parameters()]
+
+
 @each_end
 def test_the_discrete_update_is_the_papers_gradient_step_by_step(cuts, model):
     """Everything from the definition, one transition at a time, against one SGD step."""
-    settings = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
-    made = model("discrete", policy_kwargs=settings, learning_rate=1.0)
+    made, rules, sequences, before = one_step(model, "discrete", cuts, importance_clip=1.0)
     policy, average = made.policy, made.average_policy
-    rules = replace(SETTINGS, trust_region_delta=0.0, importance_clip=1.0, max_grad_norm=1e9)
-    sequences = sequences_of("discrete", cuts=cuts)
-    before = [p.detach().clone() for p in policy.parameters()]
 
     def at(observation):
         now = policy.evaluate(torch.as_tensor(observation)[None])
@@ -114,12 +118,8 @@ def test_the_discrete_update_is_the_papers_gradient_step_by_step(cuts, model):
 @each_end
 def test_the_multi_discrete_update_step_by_step(cuts, model):
     """From the definition, one transition and one dimension at a time, against one SGD step."""
-    settings = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}}
-    made = model("multi_discrete", policy_kwargs=settings, learning_rate=1.0)
+    made, rules, sequences, before = one_step(model, "multi_discrete", cuts, importance_clip=3.0)
     policy, average = made.policy, made.average_policy
-    rules = replace(SETTINGS, trust_region_delta=0.0, importance_clip=3.0, max_grad_norm=1e9)
-    sequences = sequences_of("multi_discrete", cuts=cuts)
-    before = [p.detach().clone() for p in policy.parameters()]
     states = torch.as_tensor(sequences.observations[:-1].reshape(-1, 3))
     torch.manual_seed(5)
     own = [block.softmax(1).multinomial(1)[:, 0] for block in policy.family(states).logits.split([3, 2], dim=1)]
@@ -194,13 +194,9 @@ def test_units(action, model):
 @each_end
 def test_the_box_update_is_the_papers_gradient_step_by_step(cuts, model):
     """Algorithm 3 from the definition, one transition at a time, against one SGD step."""
-    settings = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {}, "log_std_init": 0.0}
-    made = model("box", policy_kwargs=settings, learning_rate=0.0)
+    made, rules, sequences, before = one_step(model, "box", cuts, 2.0, learning_rate=0.0, log_std_init=0.0)
     made.policy.optimizer.param_groups[0]["lr"] = 1.0
     policy, average = made.policy, made.average_policy
-    rules = replace(SETTINGS, trust_region_delta=0.0, importance_clip=2.0, max_grad_norm=1e9)
-    sequences = sequences_of("box", cuts=cuts)
-    before = [p.detach().clone() for p in policy.parameters()]
 
     def at(observation):
         return float(policy.evaluate(torch.as_tensor(observation)[None]).values.detach())

@@ -11,7 +11,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from sb3_trpo_ext.kernels.layers import Convolution, Layer
+from sb3_trpo_ext.kernels.layers import Convolution, Dense, Layer
 from sb3_trpo_ext.kernels.linearize import Linearization
 from sb3_trpo_ext.kernels.vector import count, unflatten
 
@@ -85,20 +85,25 @@ class ChainLinearization:
         self.layers = [layer.detached() for layer in layers]
         self.activations = Activations(self.layers, inputs)
         self.value = (self.activations.outputs[-1],)
-        self._parameters = [parameter for layer in self.layers for parameter in layer.parameters]
-        self._size = count(self._parameters)
+        self.parameters = [parameter for layer in self.layers for parameter in layer.parameters]
+        self._size = count(self.parameters)
         # Room for what flows through each layer's output but the last, in either direction; convolutions need none.
         self._buffers = [
             None if isinstance(layer, Convolution) else torch.empty_like(y)
             for layer, y in zip(self.layers[1:], self.activations.outputs, strict=False)
         ]
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether all layers are."""
+        return all(isinstance(layer, Dense) for layer in self.layers)
+
     def jvp(self, tangent: Tensor, change: Tensor | None = None) -> tuple[Tensor, ...]:
         """
         :param tangent: v
         :param change: of the inputs besides; None stands for zero
         """
-        pieces = unflatten(tangent, self._parameters)
+        pieces = unflatten(tangent, self.parameters)
         outputs = [*self._buffers, torch.empty_like(self.value[0])]
         for i, layer in enumerate(self.layers):
             change = layer.push(self.activations.inputs[i], change, pieces[2 * i], pieces[2 * i + 1], outputs[i])
@@ -120,7 +125,7 @@ class ChainLinearization:
     def _pull_to_first(self, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         """Jᵀ c, and the cotangent at the first layer's affine map."""
         gradient = self.value[0].new_empty(self._size)
-        pieces = unflatten(gradient, self._parameters)
+        pieces = unflatten(gradient, self.parameters)
         for i, at_affine in self.activations.cotangents(cotangent, self._buffers):
             self.layers[i].write_gradient(self.activations.inputs[i], at_affine, *pieces[2 * i : 2 * i + 2])
         return gradient, at_affine

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization
 from sb3_trpo_ext.kernels.fisher import Fisher
-from sb3_trpo_ext.kernels.layers import Dense
 from sb3_trpo_ext.kernels.linearize import Linearization
 
 
@@ -62,7 +61,7 @@ class KroneckerPreconditioner:
 def _dense_chain(linearization: Linearization) -> ChainLinearization:
     """The chain from observations to means or logits."""
     chain = linearization.mean if isinstance(linearization, GaussianLinearization) else linearization
-    if not (isinstance(chain, ChainLinearization) and all(isinstance(layer, Dense) for layer in chain.layers)):
+    if not (isinstance(chain, ChainLinearization) and chain.is_dense):
         raise ValueError(
             "KroneckerPreconditioner(fisher=...) must be of a chain of dense layers, differentiated by hand, got "
             f"{_described(chain)}. Set cg_preconditioner=None."

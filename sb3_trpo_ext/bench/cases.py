@@ -154,11 +154,12 @@ def gymnasium_case(environment: str, n_envs: int = 1, net_arch: tuple[int, ...] 
     return Case(environment, make, n_envs, net_arch, extra=GYMNASIUM[environment], **fields)
 
 
-def image_case(samples: int = 512) -> Case:
+def image_case(samples: int = 512, n_envs: int = 4) -> Case:
     """
-    :param samples: per update
+    :param samples: per update, of all environments together
+    :param n_envs: as in :class:`Case`
     """
-    return Case("image", _image, 4, (), samples, "CnnPolicy", SEPARATE)
+    return Case("image", _image, n_envs, (), samples, "CnnPolicy", SEPARATE)
 
 
 CASES: list[Case | UpdateCase] = [
@@ -192,12 +193,14 @@ BESIDE_GPU = (
     "whole-update/256-256/16384",
     "image/4env/512",
 )
+# Too large for turns: for its memory alone.
+LARGE = image_case(16 * 512, 16)
 # Those whose peak memory is measured too.
 MEMORY = ("HalfCheetah-v5/1env/64-64/2048", "update/256-256/16384", "image/4env/512")
 
 
 def by_name(name: str) -> Case | UpdateCase:
     """
-    :param name: of a case in ``CASES`` or ``QUICK``
+    :param name: of a case in any of the lists above
     """
-    return next(case for case in (*CASES, *QUICK, *GPU) if case.name == name)
+    return next(case for case in (*CASES, *QUICK, *GPU, LARGE) if case.name == name)

@@ -1,9 +1,10 @@
 """
-Peak memory of one side, in a process of its own::
+Peak memory of both sides, each in a process of its own::
 
-    python -m sb3_trpo_ext.bench.memory HalfCheetah-v5/1env/64-64/2048 ours
+    python -m sb3_trpo_ext.bench.memory image/16env/8192
 """
 
+import json
 import resource
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 from sb3_trpo_ext.bench.cases import UpdateCase, by_name
 from sb3_trpo_ext.bench.contenders import contrib, ours, prepare, train_once, update_once
 
+MODULE = "sb3_trpo_ext.bench.memory"
 SIDES = {"sb3-contrib": contrib, "ours": ours}
 IMPORTS = "imports"
 UPDATES = 2
@@ -56,20 +58,23 @@ def peak_memory(name: str) -> PeakMemory:
     :param name: of a case
     """
     processes = {
-        side: subprocess.Popen([sys.executable, "-m", __name__, name, side], stdout=subprocess.PIPE, text=True)
+        side: subprocess.Popen([sys.executable, "-m", MODULE, name, side], stdout=subprocess.PIPE, text=True)
         for side in (*SIDES, IMPORTS)
     }
     megabytes = {side: float(process.communicate()[0]) for side, process in processes.items()}
     return PeakMemory(name, megabytes["sb3-contrib"], megabytes["ours"], megabytes[IMPORTS])
 
 
-def main(name: str, side: str) -> None:
+def main(name: str, side: str | None = None) -> None:
     """
     Print this process's peak memory in MB, after a few updates with one thread.
 
     :param name: of a case
-    :param side: a key of ``SIDES``, or ``IMPORTS`` for no updates at all
+    :param side: a key of ``SIDES``, or ``IMPORTS`` for no updates at all; None for all of them and their ratios
     """
+    if side is None:
+        print(json.dumps(peak_memory(name).document()))
+        return
     torch.set_num_threads(1)
     if side != IMPORTS:
         case = by_name(name)

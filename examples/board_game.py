@@ -18,6 +18,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_trpo_ext import TRPO, MaskableTRPO
+from sb3_trpo_ext.bench.provenance import provenance
 
 # Of Go on a board of five by five many moves are forbidden; of the others only those onto what is occupied.
 GAMES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -92,9 +93,11 @@ def main() -> None:
             mean, _ = evaluate_policy(model, Monitor(AgainstRandom(options.game)), n_eval_episodes=200)
             print(f"{algorithm.__name__}, seed {seed}: mean result {mean:.2f} of 200 games", flush=True)
             if options.out:
-                result = {"game": options.game, "algorithm": algorithm.__name__, "seed": seed, "mean": mean}
+                setting = {"game": options.game, "algorithm": algorithm.__name__, "seed": seed}
+                result = {**setting, "timesteps": options.timesteps, "mean": mean, "games": 200}
+                command = f"python examples/board_game.py --game {options.game} --timesteps {options.timesteps} --seeds {seed}"
                 with options.out.open("a") as file:
-                    file.write(json.dumps({**result, "timesteps": options.timesteps, "games": 200}) + "\n")
+                    file.write(json.dumps({**result, **provenance(command)}) + "\n")
 
 
 if __name__ == "__main__":

@@ -95,9 +95,11 @@ def main() -> None:
             if options.out:
                 setting = {"game": options.game, "algorithm": algorithm.__name__, "seed": seed}
                 result = {**setting, "timesteps": options.timesteps, "mean": mean, "games": 200}
-                command = f"python examples/board_game.py --game {options.game} --timesteps {options.timesteps} --seeds {seed}"
+                arguments = f"--game {options.game} --timesteps {options.timesteps} --seeds {seed}"
                 with options.out.open("a") as file:
-                    file.write(json.dumps({**result, **provenance(command)}) + "\n")
+                    file.write(
+                        json.dumps({**result, **provenance(f"python examples/board_game.py {arguments}")}) + "\n"
+                    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from sb3_trpo_ext.bench import games
 from sb3_trpo_ext.bench.algorithms import ALGOS
 from sb3_trpo_ext.bench.results import Run
 from sb3_trpo_ext.bench.suites import SUITES, Task, short
@@ -47,6 +48,7 @@ def tasks(suite: str, environments: list[str] | None, timesteps: int | None) -> 
     :param timesteps: instead of the suite's
     :raises ValueError: for an environment that gymnasium does not know, or without a number of timesteps
     """
+    games.register()
     budgets = dict(SUITES[suite])
     chosen = []
     for environment in dict.fromkeys(environments or budgets):

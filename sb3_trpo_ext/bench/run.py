@@ -26,6 +26,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import safe_mean, set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
 
+from sb3_trpo_ext.bench import games
 from sb3_trpo_ext.bench.provenance import provenance
 from sb3_trpo_ext.bench.results import Document, Run, write
 
@@ -141,6 +142,7 @@ def experiment(run: Run, folder: Path) -> "ExperimentManager":
     from sb3_trpo_ext.zoo import register
 
     register()
+    games.register()
     torch.set_num_threads(1)
     set_random_seed(run.seed)
     return ExperimentManager(

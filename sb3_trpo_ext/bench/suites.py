@@ -41,6 +41,13 @@ MEMORY = (
     Task("PendulumNoVel-v1", 100_000),
     Task("MountainCarContinuousNoVel-v0", 300_000),
 )
+# Where learning again from what is stored should pay: games of small images, rewards that come late.
+REPLAY = (
+    Task("Catch-v0", 20_000),
+    Task("CartPole-v1", 50_000),
+    Task("LunarLander-v3", 1_000_000),
+    *(Task(f"MinAtar/{game}-v1", 500_000) for game in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")),
+)
 SUITES = {
     # Minutes, and far from solved at the end: a return at its ceiling would tell nothing.
     "quick": (Task("CartPole-v1", 20_000), Task("Pendulum-v1", 40_000)),
@@ -49,6 +56,7 @@ SUITES = {
     "mujoco": MUJOCO,
     "mujoco-v5": MUJOCO_V5,
     "memory": MEMORY,
+    "replay": REPLAY,
     "all": (*CLASSIC, *BOX2D, *MUJOCO),
 }
 
@@ -67,6 +75,12 @@ SCALE = {
     "LunarLander-v3": (-220.5, 250.0),
     "LunarLanderContinuous-v3": (-221.2, 250.0),
     "BipedalWalker-v3": (-106.3, 300.0),
+    "Catch-v0": (-0.59, 1.0),
+    "MinAtar/Asterix-v1": (0.4, 10.0),
+    "MinAtar/Breakout-v1": (0.3, 10.0),
+    "MinAtar/Freeway-v1": (0.3, 50.0),
+    "MinAtar/Seaquest-v1": (0.0, 10.0),
+    "MinAtar/SpaceInvaders-v1": (4.8, 50.0),
     "HalfCheetah-v4": (-273.6, 5000.0),
     "Ant-v4": (-18.3, 5000.0),
     "Hopper-v4": (21.0, 3000.0),

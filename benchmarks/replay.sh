@@ -1,7 +1,7 @@
 #!/bin/sh
 # Where replay pays: ACER, ACER without replay, and three algorithms that have none, on the suite "replay".
 #
-#   benchmarks/replay.sh FILE [JOBS]     then     python -m sb3_trpo_ext.bench report --results FILE --suite replay --baseline a2c
+#   benchmarks/replay.sh FILE [JOBS]     then     python -m sb3_trpo_ext.bench report --results FILE --suite replay --baseline a2c-default
 #
 # The constructors' defaults, with as many environments as each is used with: TRPO and PPO one, A2C and ACER eight.
 # Finished runs are not run again. Four hours of one core.
@@ -18,11 +18,11 @@ column() {
 small="Catch-v0 CartPole-v1 LunarLander-v3"
 games="MinAtar/Asterix-v1 MinAtar/Breakout-v1 MinAtar/Freeway-v1 MinAtar/Seaquest-v1 MinAtar/SpaceInvaders-v1"
 all() {
-    column acer acer 8 "$1" "$2"
+    column acer acer-default 8 "$1" "$2"
     column acer acer-without-replay 8 "$1" "$2" replay_ratio:0
-    column trpo_ext trpo_ext 1 "$1" "$2"
-    column a2c a2c 8 "$1" "$2"
-    column ppo ppo 1 "$1" "$2"
+    column trpo_ext trpo_ext-default 1 "$1" "$2"
+    column a2c a2c-default 8 "$1" "$2"
+    column ppo ppo-default 1 "$1" "$2"
 }
 all "0 1 2" "$games"
 all "0 1 2 3 4" "$small"

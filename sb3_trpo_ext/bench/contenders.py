@@ -171,12 +171,11 @@ def without_settings(case: Case, seed: int, device: str = "cpu") -> dict[str, On
     :param case: rollout, networks and environments
     :param seed: of everything
     :param device: of the policies
-    :return: by name, those of this package first
+    :return: by name; ours, as :func:`ours_by_default` has it, is not among them
     """
     own = {"policy_kwargs": case.arguments["policy_kwargs"], "seed": seed, "device": device}
     rollout = {"n_steps": case.arguments["n_steps"]}
     models: dict[str, OnPolicyAlgorithm] = {
-        OURS: sb3_trpo_ext.TRPO(case.policy, given(case), **rollout, **own),
         OURS_AS_VEC_ENV: sb3_trpo_ext.TRPO(case.policy, as_vec_env(environment(case)), **rollout, **own),
         "SB3's PPO": PPO(case.policy, given(case), **rollout, **own),
         "SB3's A2C": A2C(case.policy, given(case), **own),

@@ -50,6 +50,8 @@ class Measurement:
     :param device: of both policies
     :param without_settings: of training without settings, by the name of who trained: seconds for as many steps, one
         for each turn; empty where the environments are synthetic
+    :param own_parts: of ours without settings: rollout, policy update, critic and all of it, seconds for each turn;
+        empty where the environments are synthetic
     """
 
     case: str
@@ -61,6 +63,7 @@ class Measurement:
     settings: dict[str, Any]
     device: str = "cpu"
     without_settings: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    own_parts: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -103,6 +106,20 @@ class Measurement:
         """Of a step of training without settings, by the name of who trained."""
         return {name: median(times) / self.samples * 1e6 for name, times in self.without_settings.items()}
 
+    def where_it_goes(self) -> dict[str, float]:
+        """Of a step of ours without settings, in microseconds: the environments, and what comes on top of them."""
+        if not self.own_parts:
+            return {}
+        floor = self.environment_microseconds or 0.0
+        rollout, policy, critic, total = (median(times) / self.samples * 1e6 for times in self.own_parts.values())
+        return {
+            "environment": floor,
+            "rest of collecting": rollout - floor,
+            "policy update": policy,
+            "critic": critic,
+            "what is between": total - rollout - policy - critic,
+        }
+
     def document(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
@@ -117,6 +134,7 @@ class Measurement:
             "over_environment": self.over_environment(),
             "without_settings_microseconds_per_step": self.microseconds(),
             "contrib_over_without_settings": self.contrib_over(),
+            "our_microseconds_per_step": self.where_it_goes(),
             "cg_steps": list(self.cg_steps),
             "settings": self.settings,
         }

@@ -199,6 +199,8 @@ def show_over_environment(measurement: Measurement) -> None:
     for name, ratio in measurement.over_environment().items():
         own = f"  {steps[name]:8.1f} µs a step, sb3-contrib {contrib[name]:.2f} times as long" if name in steps else ""
         print(f"    {name:24}{ratio:6.2f}{own}")
+    parts = (f"{part} {own:.1f}" for part, own in measurement.where_it_goes().items())
+    print(f"  a step of ours, µs: {', '.join(parts)}")
 
 
 def show_memory(memory: PeakMemory) -> None:

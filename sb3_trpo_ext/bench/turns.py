@@ -13,6 +13,7 @@ import torch
 
 from sb3_trpo_ext.bench.cases import GYMNASIUM, Case, UpdateCase
 from sb3_trpo_ext.bench.contenders import (
+    OURS,
     VARIANTS,
     Contender,
     Seconds,
@@ -33,6 +34,8 @@ from sb3_trpo_ext.bench.measurement import Measurement, Timing
 NO_TIME = "no time left; run without --quick, with more --seconds, or with --cases"
 NO_MEMORY = "the GPU's memory is too small for it"
 SEED = 0
+# Parts of ours without settings, which say where its time goes.
+WITHOUT_SETTINGS = ("rollout", "policy update", "critic", "end to end")
 
 
 class Setting(NamedTuple):
@@ -127,21 +130,24 @@ def compare_training(setting: Setting, repeats: int, last_start: float = float("
     """
     case = setting.case
     assert isinstance(case, Case)
-    theirs, mine = (side(case, SEED, setting.device) for side in (contrib, ours))
+    theirs, mine, plain = (side(case, SEED, setting.device) for side in (contrib, ours, ours_by_default))
     alone = environment(case) if case.environment in GYMNASIUM else None
     others = without_settings(case, SEED, setting.device) if alone is not None else {}
     turns: dict[str, list[Seconds]] = defaultdict(list)
     learned: dict[str, list[float]] = defaultdict(list)
-    floor, steps = [], []
+    floor, steps, own = [], [], []
     for turn in turns_in_time(repeats, last_start):
         turns["contrib"].append(train_once(theirs, seed=turn))
         steps.append(match_steps(theirs, mine))
         turns["ours"].append(train_once(mine, seed=turn))
+        if alone is None:
+            continue
+        own.append(train_once(plain, seed=turn))
+        learned[OURS].append(own[-1]["end to end"])
         for name, model in others.items():
             learned[name].append(learn_once(model, case.samples, seed=turn))
-        if alone is not None:
-            floor.append(environment_seconds(alone, case.samples // case.n_envs))
-    return [measurement(setting, case.name, mine, turns["contrib"], turns["ours"], steps, floor, learned)]
+        floor.append(environment_seconds(alone, case.samples // case.n_envs))
+    return [measurement(setting, case.name, mine, turns["contrib"], turns["ours"], steps, floor, learned, own)]
 
 
 def compare_updates(setting: Setting, repeats: int, last_start: float = float("inf")) -> list[Measurement]:
@@ -200,6 +206,7 @@ def measurement(
     steps: list[int],
     floor: Sequence[float] = (),
     learned: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    own: Sequence[Seconds] = (),
 ) -> Measurement:
     """
     What the turns after the first say.
@@ -212,11 +219,13 @@ def measurement(
     :param steps: of our conjugate gradient, for each turn
     :param floor: seconds of the environments alone, for each turn; empty where they are not measured
     :param learned: seconds that training without settings takes, by name, for each turn
+    :param own: part → seconds of ours without settings, for each turn
     """
     parts = timings(contrib[1:], ours[1:])
     without = {name: tuple(seconds[1:]) for name, seconds in learned.items()}
-    own = (tuple(steps[1:]), tuple(floor[1:]), mine.settings, setting.device, without)
-    return Measurement(name, setting.threads, setting.case.samples, parts, *own)
+    parts_of_ours = {part: tuple(turn[part] for turn in own[1:]) for part in (WITHOUT_SETTINGS if own else ())}
+    rest = (tuple(steps[1:]), tuple(floor[1:]), mine.settings, setting.device, without, parts_of_ours)
+    return Measurement(name, setting.threads, setting.case.samples, parts, *rest)
 
 
 def timings(contrib: list[Seconds], ours: list[Seconds]) -> dict[str, Timing]:

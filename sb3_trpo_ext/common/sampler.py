@@ -75,8 +75,8 @@ class PolicySampler:
 
 _ARRAY_ACTIVATIONS: dict[type, Callable[[FloatArray], Any]] = {
     type(None): lambda x: x,
-    nn.Tanh: lambda x: np.tanh(x, x),
-    nn.ReLU: lambda x: np.maximum(x, 0, x),
+    nn.Tanh: lambda x: np.tanh(x, out=x),
+    nn.ReLU: lambda x: np.maximum(x, 0, out=x),
 }
 """Each in place."""
 

@@ -7,6 +7,7 @@ the n + 1 coordinates (a, y) alone: a step costs one product with a matrix of th
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,12 +15,11 @@ from torch import Tensor
 from sb3_trpo_ext.kernels.chain import ChainLinearization
 from sb3_trpo_ext.kernels.conjugate_gradient import CGResult, CGStop
 from sb3_trpo_ext.kernels.linearize import Linearization
-from sb3_trpo_ext.kernels.vector import unflatten
 
 ROUNDING = torch.finfo(torch.float64).eps
 
 
-def gram_matrix(chain: ChainLinearization, units: Tensor) -> Tensor:
+def gram_matrix(chain: ChainLinearization, units: Sequence[float]) -> Tensor:
     """
     K = J diag(u)² Jᵀ of a chain of dense layers with one output. A sample's gradient in a layer's weight is the outer
     product of the cotangent d at the layer's affine map and of its input x, and d itself in the bias, and so
@@ -27,18 +27,17 @@ def gram_matrix(chain: ChainLinearization, units: Tensor) -> Tensor:
         K_ij = Σ_layers (d_i · d_j) (u_W² x_i · x_j + u_b²).
 
     :param chain: of w → V at n states, V of shape (n, 1)
-    :param units: u > 0, shape (p,), with one value for each weight and for each bias
+    :param units: u > 0, one number for each weight and each bias, in the order of the parameters
     :return: shape (n, n)
     """
-    scales = [piece.flatten()[0] for piece in unflatten(units, chain.parameters)]
-    n = len(chain.value[0])
-    K, of_inputs, of_cotangents = (units.new_zeros(n, n) for _ in range(3))
-    for i, d in chain.activations.cotangents(torch.ones_like(chain.value[0])):
-        x, u_weight, u_bias = chain.activations.inputs[i], scales[2 * i], scales[2 * i + 1]
+    V, n = chain.value[0], len(chain.value[0])
+    K, of_inputs, of_cotangents = (V.new_zeros(n, n) for _ in range(3))
+    for i, d in chain.activations.cotangents(torch.ones_like(V)):
+        x, u_weight, u_bias = chain.activations.inputs[i], units[2 * i], units[2 * i + 1]
         d = u_weight * d  # whose square may not exist before
         torch.mm(x, x.t(), out=of_inputs)
         torch.mm(d, d.t(), out=of_cotangents)
-        K.addcmul_(of_inputs.add_((u_bias / u_weight).square()), of_cotangents)
+        K.addcmul_(of_inputs.add_((u_bias / u_weight) ** 2), of_cotangents)
     return K
 
 

@@ -16,7 +16,7 @@ from torch.nn.functional import mse_loss
 from sb3_trpo_ext.common.network import Network, PlainNetwork
 from sb3_trpo_ext.common.ranks import ALONE, Ranks, average_gradients
 from sb3_trpo_ext.kernels.chain import Activations, ChainLinearization
-from sb3_trpo_ext.kernels.conjugate_gradient import CGResult, conjugate_gradient
+from sb3_trpo_ext.kernels.conjugate_gradient import conjugate_gradient
 from sb3_trpo_ext.kernels.fisher import GaussNewton
 from sb3_trpo_ext.kernels.gram import conjugate_gradient_among_samples, gram_matrix
 from sb3_trpo_ext.kernels.line_search import Trial, backtrack
@@ -206,12 +206,19 @@ def _gauss_newton_step(
     noise = max(ROUNDING * float(batch.largest(returns.abs())), torch.finfo(returns.dtype).tiny)
     if not noise < sigma < math.inf:
         return sigma**2, None
-    units = critic.units(sigma)
+    of_each = critic.units(sigma)
+    units = flatten([torch.full_like(w, unit) for w, unit in zip(critic.parameters, of_each, strict=True)])
     errors = (returns - old) / sigma
     # −∇ of half the error, in units of σ²
     g = InUnits(batch.linearization(start), units).vjp((errors / batch.size,))
     local = start if thinned is batch else critic.linearize(thinned.inputs)
-    solution = _newton_direction(local, thinned, units, g, cg_max_steps)
+    linearization = InUnits(thinned.linearization(local), units)
+    if thinned.ranks is ALONE and isinstance(local, ChainLinearization) and local.is_dense:
+        K = gram_matrix(local, of_each)
+        solution = conjugate_gradient_among_samples(K, linearization, g, DAMPING, cg_max_steps, TOLERANCE)
+    else:
+        curvature = GaussNewton(linearization, DAMPING, thinned.size)
+        solution = conjugate_gradient(curvature, g, cg_max_steps, TOLERANCE)
     xHx = solution.quadratic_form(g)
     if not 0 < xHx < math.inf:
         return sigma**2, None
@@ -230,22 +237,6 @@ def _gauss_newton_step(
         if not result.accepted:
             assign(critic.parameters, w_old)
     return sigma**2, result.trial.linearization if result.accepted and result.trial is not None else None
-
-
-def _newton_direction(local: Linearization, batch: Batch, units: Tensor, g: Tensor, cg_max_steps: int) -> CGResult:
-    """
-    (H + λI)⁻¹ g by conjugate gradients.
-
-    :param local: of w → V at those of the batch's states that this process has
-    :param batch: the samples that H is made of
-    :param units: u of :class:`InUnits`, as :meth:`ValueFunction.units` gives it
-    :param g: shape (p,)
-    """
-    linearization = InUnits(batch.linearization(local), units)
-    if batch.ranks is ALONE and isinstance(local, ChainLinearization) and local.is_dense:
-        K = gram_matrix(local, units)
-        return conjugate_gradient_among_samples(K, linearization, g, DAMPING, cg_max_steps, TOLERANCE)
-    return conjugate_gradient(GaussNewton(linearization, DAMPING, batch.size), g, cg_max_steps, TOLERANCE)
 
 
 class InUnits:

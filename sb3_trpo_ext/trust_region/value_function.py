@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.common.network import Network
 from sb3_trpo_ext.kernels.linearize import AutogradLinearization, Linearization
-from sb3_trpo_ext.kernels.vector import are_the_same, flatten
+from sb3_trpo_ext.kernels.vector import are_the_same
 from sb3_trpo_ext.trust_region.actor import Actor
 
 # Arguments of Adam that ask for another form of it than the fused one.
@@ -64,7 +64,7 @@ class ValueFunction:
         """b of the same layer, shape (1,); None where none is trained."""
         return self._trained(None if self._output_layer is None else self._output_layer.bias)
 
-    def units(self, scale: float) -> Tensor:
+    def units(self, scale: float) -> list[float]:
         """
         How large a change of each parameter is that changes V by about as much as a change of 1 of an output weight,
         when V is of a given size: 1 for W and b, and 1 / scale for what is behind W, which grows with V.
@@ -72,12 +72,11 @@ class ValueFunction:
         Where nobody knows which layer gives V its size, it is 1 for all.
 
         :param scale: > 0, of V
-        :return: shape (p,)
+        :return: a number for each of the parameters
         """
         output = (self.output_weight, self.output_bias)
         inner = 1.0 if self._output_layer is None else 1 / scale
-        sizes = [1.0 if any(parameter is own for own in output) else inner for parameter in self.parameters]
-        return flatten([torch.full_like(w, size) for w, size in zip(self.parameters, sizes, strict=True)])
+        return [1.0 if any(parameter is own for own in output) else inner for parameter in self.parameters]
 
     @torch.no_grad()
     def values(self, inputs: Inputs) -> Tensor:

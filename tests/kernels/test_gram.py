@@ -41,12 +41,13 @@ class Problem:
     def __init__(self, network, n, dtype=torch.float64):
         modules = nn.Sequential(*network()).to(dtype)
         self.chain = ChainLinearization(layers_of(modules), torch.randn(n, 3, dtype=dtype))
-        self.units = flatten([torch.full_like(p, 0.2 + torch.rand(()).item()) for p in modules.parameters()])
-        self.linearization = InUnits(self.chain, self.units)
-        self.g = torch.randn(len(self.units), dtype=dtype)
+        units = [0.2 + torch.rand(()).item() for _ in modules.parameters()]
+        in_all = flatten([torch.full_like(w, unit) for w, unit in zip(modules.parameters(), units, strict=True)])
+        self.linearization = InUnits(self.chain, in_all)
+        self.g = torch.randn(len(in_all), dtype=dtype)
         self.J = torch.stack([self.linearization.vjp((row[:, None],)) for row in torch.eye(n, dtype=dtype)])
-        self.A = self.J.T @ self.J / n + DAMPING * torch.eye(len(self.units), dtype=dtype)
-        self.K = gram_matrix(self.chain, self.units)
+        self.A = self.J.T @ self.J / n + DAMPING * torch.eye(len(self.g), dtype=dtype)
+        self.K = gram_matrix(self.chain, units)
 
     def solve(self, cg_max_steps, cg_tolerance, **changes):
         arguments = {"K": self.K, "linearization": self.linearization, "g": self.g, "cg_damping": DAMPING} | changes

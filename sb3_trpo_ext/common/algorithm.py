@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import torch
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
@@ -216,7 +217,20 @@ class Algorithm(OnPolicyAlgorithm, Generic[RolloutT]):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        """As SB3's, but that an environment by itself is stepped by :class:`InProcessVecEnv`, which is faster."""
+        """
+        As SB3's, but that an environment by itself is stepped by :class:`InProcessVecEnv`, which is faster.
+
+        :raises ValueError: for several environments that are no ``VecEnv``
+        """
+        if (
+            isinstance(env, (VectorEnv, list, tuple))
+            or isinstance(env, type)
+            or (callable(env) and not hasattr(env, "step"))
+        ):
+            raise ValueError(
+                f"env=... must be an id, an environment or a VecEnv, got {env!r}. sb3_trpo_ext.envs.as_vec_env makes a "
+                "VecEnv of gymnasium's vector environments, of EnvPool's, and of functions that make one each."
+            )
         wrapped = OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         if isinstance(env, VecEnv):
             return wrapped

@@ -4,9 +4,10 @@ from collections import OrderedDict
 from copy import deepcopy
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs
 
 #: Types whose values nobody can change, so that they may be handed on. Of NumPy's, a record can be written to.
@@ -26,6 +27,8 @@ class InProcessVecEnv(DummyVecEnv):
     3. The last ``info`` of an episode, with ``terminal_observation``, is copied before the environment is reset. So
        it is right also of environments that write to the same arrays again, where ``DummyVecEnv`` shows what the
        reset has written.
+    4. An attribute is set where it is, in the environment or one of its wrappers. ``DummyVecEnv`` sets it in the
+       outermost wrapper, ``Monitor`` as a rule, where the environment does not see it.
 
     :param env_fns: functions that make the environments, each another one
     :raises ValueError: when two of them give the same environment
@@ -52,6 +55,15 @@ class InProcessVecEnv(DummyVecEnv):
                 plain[i] = observation
         return self._obs_from_buf(), rewards.copy(), dones.copy(), infos
 
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """
+        :param attr_name: of an attribute of the environments
+        :param value: for each
+        :param indices: of those that are given it, all by default
+        """
+        for env in self._get_target_envs(indices):
+            set_where_it_is(env, attr_name, value)
+
     def _obs_from_buf(self) -> VecEnvObs:
         """Give the arrays away, and go on with others."""
         filled: Any = self.buf_obs
@@ -61,6 +73,17 @@ class InProcessVecEnv(DummyVecEnv):
             return plain  # type: ignore[no-any-return]
         self.buf_obs = OrderedDict((key, np.empty_like(array)) for key, array in filled.items())
         return dict_to_obs(self.observation_space, filled)
+
+
+def set_where_it_is(env: gym.Env[Any, Any], name: str, value: Any) -> None:
+    """
+    :param env: an environment in its wrappers
+    :param name: of an attribute that one of them has, or else of a new one of the environment's own
+    :param value: for it
+    """
+    while isinstance(env, gym.Wrapper) and not hasattr(env, name):
+        env = env.env
+    setattr(env, name, value)
 
 
 def independent(info: dict[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,8 @@ from typing import Any
 
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorObservationWrapper, VectorWrapper
 
-REMEDY = (
-    'Make it with autoreset_mode=AutoresetMode.SAME_STEP (of make_vec: vector_kwargs={"autoreset_mode": …}), or give '
-    "as_vec_env() a list of functions that make the environments."
-)
+SAME_STEP = "autoreset_mode=AutoresetMode.SAME_STEP"
+FUNCTIONS = "give as_vec_env() a list of functions that make the environments."
 
 
 def is_of_envpool(thing: Any) -> bool:
@@ -32,24 +30,27 @@ def check(vector_env: Any) -> None:
     if mode not in ("NextStep", "SameStep", "Disabled"):
         raise ValueError(
             f"{vector_env} does not say in metadata['autoreset_mode'] how it is reset, got {mode!r}. With gymnasium "
-            "before 1.1 no vector environment does. Give as_vec_env() a list of functions that make the environments."
+            "before 1.1 no vector environment does, nor does a wrapper around EnvPool's. Take wrappers away, or "
+            f"{FUNCTIONS}"
         )
     if mode == "NextStep":
         if not isinstance(base, (SyncVectorEnv, AsyncVectorEnv)):
             raise ValueError(
                 f"{vector_env} resets in the step after an episode's last, and it is not known whether it does so when "
-                f"it was reset before. {REMEDY}"
+                'it was reset before. Write vectorization_mode="sync" if it is of gymnasium.make_vec, '
+                f"{SAME_STEP} if it is of your own, or {FUNCTIONS}"
             )
         if isinstance(base, AsyncVectorEnv) and not base.shared_memory:
             raise ValueError(
                 f"{vector_env} resets in the step after an episode's last, even if it was reset before, as it was made "
-                f"with shared_memory=False. {REMEDY}"
+                f"with shared_memory=False. Leave that away, or {FUNCTIONS}"
             )
     while mode != "SameStep" and isinstance(vector_env, VectorWrapper):
         if type(vector_env).reset not in (VectorWrapper.reset, VectorObservationWrapper.reset):
             raise ValueError(
                 f"{type(vector_env).__name__} has a reset of its own, and may forget more than the episodes that have "
-                f"ended. Put it around the single environments, or take it away. {REMEDY}"
+                "ended. Put what it does around the single environments, take it away, or write "
+                f"{SAME_STEP} where it goes together with that."
             )
         vector_env = vector_env.env
 

@@ -20,7 +20,7 @@ MakeEnv = Callable[[], gym.Env[Any, Any]]
 def as_vec_env(environments: VectorEnv[Any, Any, Any] | VecEnv | Sequence[MakeEnv]) -> VecEnv:
     """
     A ``VecEnv`` whose infos have the statistics of ``Monitor`` where an episode ends, besides what ``DummyVecEnv``
-    writes into them.
+    writes into them. One that is returned as it is has those that it had.
 
     :param environments: one of
 
@@ -29,13 +29,13 @@ def as_vec_env(environments: VectorEnv[Any, Any, Any] | VecEnv | Sequence[MakeEn
         - a vector environment of gymnasium's: those of a ``SyncVectorEnv`` are stepped by :class:`InProcessVecEnv`,
           too, and all others go through :class:`GymnasiumVecEnv`;
         - an environment of EnvPool's, from ``envpool.make(…, env_type="gymnasium")``;
-        - SB3's ``DummyVecEnv``, whose environments are stepped by :class:`InProcessVecEnv` from now on. Every other
-          ``VecEnv`` is returned as it is.
+        - SB3's ``DummyVecEnv``, whose environments are stepped by :class:`InProcessVecEnv` from now on, and put into a
+          ``Monitor`` if they are in none. Every other ``VecEnv`` is returned as it is.
     :return: which belongs to the caller; what was passed is not to be stepped by itself any more
     :raises ValueError: when it is something else, or can not be stepped without transitions that never were
     """
     if type(environments) is DummyVecEnv:
-        vec_env = InProcessVecEnv([_giving(env) for env in environments.envs])
+        vec_env = InProcessVecEnv([_giving(_monitored(env)) for env in environments.envs])
         # Whoever made it may have said what the next reset is to begin with.
         vec_env._seeds, vec_env._options = environments._seeds, environments._options
         return vec_env
@@ -57,7 +57,7 @@ def as_vec_env(environments: VectorEnv[Any, Any, Any] | VecEnv | Sequence[MakeEn
         if not callable(make):
             raise ValueError(
                 f"as_vec_env() takes a list of functions that make environments, got {make!r} at index {i}. "
-                "Write lambda: env for an environment."
+                "Write lambda: env for an environment, and lambda: gymnasium.make(id) for an id."
             )
     return InProcessVecEnv([_making(make) for make in environments])
 

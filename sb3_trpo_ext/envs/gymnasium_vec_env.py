@@ -16,7 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from sb3_trpo_ext.common.in_process_vec_env import independent
+from sb3_trpo_ext.common.in_process_vec_env import independent, set_where_it_is
 from sb3_trpo_ext.envs.autoreset import autoreset_mode, check, is_of_envpool
 
 
@@ -141,8 +141,9 @@ class GymnasiumVecEnv(VecEnv):
             made_with = int(self._base.config["seed"])
             if seed is not None and seed != made_with:
                 warnings.warn(
-                    f"EnvPool takes seeds when it is made. These environments were made with {made_with}, and go on "
-                    f"with it. For another, write envpool.make(…, seed={seed}).",
+                    f"EnvPool takes seeds when it is made. These environments were made with {made_with}, and their "
+                    f"episodes are those of this seed, from the first one. For others, make them anew with "
+                    f"envpool.make(…, seed={seed}).",
                     stacklevel=2,
                 )
             return [made_with + i for i in range(self.num_envs)]
@@ -220,7 +221,7 @@ class GymnasiumVecEnv(VecEnv):
         """
         if isinstance(self._base, SyncVectorEnv):
             for i in self._get_indices(indices):
-                setattr(self._base.envs[i], attr_name, value)
+                set_where_it_is(self._base.envs[i], attr_name, value)
             return
         self._check_reachable(attr_name)
         self._check_all(indices)
@@ -301,7 +302,7 @@ def _split(told: dict[str, Any], rows: int) -> list[dict[str, Any]]:
     """
     infos: list[dict[str, Any]] = [{} for _ in range(rows)]
     for name, values in told.items():
-        if name[:1] == "_" and name[1:] in told:
+        if isinstance(name, str) and name[:1] == "_" and name[1:] in told:
             continue
         if isinstance(values, dict):
             values = _split(values, rows)

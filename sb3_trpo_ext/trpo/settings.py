@@ -121,15 +121,16 @@ def check_policy_class(policy_class: type[Any]) -> None:
         )
 
 
-def check_bounds(env: Any) -> None:
+def check_bounds(env: Any, name: str) -> None:
     """
     :param env: that the constructor was given
+    :param name: of the algorithm
     :raises ValueError: when its actions have no bounds
     """
     space = getattr(env, "action_space", None)
     if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(
-            f"TRPO(env=...) must have Box actions between finite bounds, got {space}. Wrap the environment in "
+            f"{name}(env=...) must have Box actions between finite bounds, got {space}. Wrap the environment in "
             "gymnasium's RescaleAction or ClipAction, or give its Box finite low and high."
         )
 
@@ -139,26 +140,27 @@ def check_spaces(model: "TRPO") -> None:
     :param model: whose settings have passed :data:`RULES`
     :raises ValueError: when there is no distribution over its actions, or not the one that is asked for
     """
+    name = type(model).__name__
     space, is_ours = model.action_space, issubclass(model.policy_class, MlpPolicy)
     if not isinstance(space, ACTION_SPACES):
         names = ", ".join(kind.__name__ for kind in ACTION_SPACES)
-        raise ValueError(f"TRPO(env=...) must have an action space of type {names}, got {space}.")
+        raise ValueError(f"{name}(env=...) must have an action space of type {names}, got {space}.")
     if isinstance(space, (spaces.MultiBinary, spaces.MultiDiscrete)) and len(space.shape) != 1:
         raise ValueError(
-            f"TRPO(env=...) must have MultiBinary or MultiDiscrete actions of one dimension, got {space}. Flatten them "
-            "in a wrapper of the environment."
+            f"{name}(env=...) must have MultiBinary or MultiDiscrete actions of one dimension, got {space}. Flatten "
+            "them in a wrapper of the environment."
         )
     if model.use_sde and not isinstance(space, spaces.Box):
         raise ValueError(
-            f"TRPO(use_sde=True) needs Box actions, got {space}. Leave use_sde out: the actions of other spaces are "
+            f"{name}(use_sde=True) needs Box actions, got {space}. Leave use_sde out: the actions of other spaces are "
             "drawn from probabilities, not with noise."
         )
     log_std_init = model.policy_kwargs.get("log_std_init", None if is_ours else 0.0)
     within = number(-LARGEST_LOG_STD, LARGEST_LOG_STD)
     if not (none_or(within) if is_ours else within)(log_std_init):
         raise ValueError(
-            f"TRPO(policy_kwargs=dict(log_std_init=...)) must be between {-LARGEST_LOG_STD} and {LARGEST_LOG_STD}, got "
-            f"{log_std_init!r}. It is the logarithm of a standard deviation; 0, -1 and -2 are usual."
+            f"{name}(policy_kwargs=dict(log_std_init=...)) must be between {-LARGEST_LOG_STD} and {LARGEST_LOG_STD}, "
+            f"got {log_std_init!r}. It is the logarithm of a standard deviation; 0, -1 and -2 are usual."
         )
 
 
@@ -167,20 +169,21 @@ def check_sizes(model: "TRPO") -> None:
     :param model: whose settings have passed :data:`RULES`
     :raises ValueError: when they do not fit one another
     """
+    name = type(model).__name__
     if model.cg_preconditioner == "kfac" and model.cg_damping == 0:
         raise ValueError(
-            'TRPO(cg_preconditioner="kfac") must have a cg_damping above 0, got 0, with which its factors may have no '
-            "inverse. Leave cg_damping out, or set cg_preconditioner=None."
+            f'{name}(cg_preconditioner="kfac") must have a cg_damping above 0, got 0, with which its factors may have '
+            "no inverse. Leave cg_damping out, or set cg_preconditioner=None."
         )
     if model.adaptive_damping and model.cg_damping == 0:
         raise ValueError(
-            "TRPO(adaptive_damping=True) must have a cg_damping above 0, got 0, which doubling leaves at 0. Leave "
+            f"{name}(adaptive_damping=True) must have a cg_damping above 0, got 0, which doubling leaves at 0. Leave "
             "cg_damping out."
         )
     samples = model.n_steps * model.n_envs
     if model.normalize_advantage and samples <= model.sub_sampling_factor:
         raise ValueError(
-            "TRPO(n_steps=...) must give more than one sample per update for advantages to be normalised, got "
+            f"{name}(n_steps=...) must give more than one sample per update for advantages to be normalised, got "
             f"n_steps={model.n_steps}, {model.n_envs} environment(s) and sub_sampling_factor="
             f"{model.sub_sampling_factor}. Raise n_steps or set normalize_advantage=False."
         )
@@ -201,14 +204,15 @@ def check_preconditioner(model: "TRPO") -> None:
     """
     if model.cg_preconditioner != "kfac":
         return
+    name = type(model).__name__
     if not model.actor.is_dense:
         raise ValueError(
-            'TRPO(cg_preconditioner="kfac") needs an actor of dense layers alone and fast=True, got a '
+            f'{name}(cg_preconditioner="kfac") needs an actor of dense layers alone and fast=True, got a '
             f"{model.policy_class.__name__}. Set it to None."
         )
     if (widest := model.actor.widest) > WIDEST_FOR_KFAC:
         raise ValueError(
-            f'TRPO(cg_preconditioner="kfac") inverts a matrix for each layer, as large as its inputs: at most '
+            f'{name}(cg_preconditioner="kfac") inverts a matrix for each layer, as large as its inputs: at most '
             f"{WIDEST_FOR_KFAC}, got {widest}, which would take minutes for each update. Set it to None."
         )
 

@@ -228,7 +228,7 @@ class TRPO(Algorithm[Rollout]):
             n_critic_steps=n_critic_steps,
             critic_max_kl=critic_max_kl,
         )
-        settings.check_bounds(env)
+        settings.check_bounds(env, type(self).__name__)
         super().__init__(
             policy,
             env,

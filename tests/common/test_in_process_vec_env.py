@@ -118,6 +118,9 @@ def test_attributes_and_methods_are_reached():
     env.set_attr("setting", 5, indices=[1])
     assert env.env_method("add", 2, twice=True, indices=[0, 2]) == [4, 4]
     assert env.get_attr("setting", indices=1) == [5]
+    assert env.env_method("add", 2, twice=True) == [4, 9, 4]  # the environment itself sees it, beneath Monitor
+    env.set_attr("new", 7)
+    assert [one.unwrapped.new for one in env.envs] == [7] * 3
     env.reset()
     assert env.render().shape == (4, 4, 3)
 

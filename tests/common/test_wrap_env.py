@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -27,6 +28,12 @@ def layers(env):
         found.append(type(inner))
         inner = inner.env
     return found
+
+
+@pytest.mark.parametrize("several", [SyncVectorEnv([Various]), [Various], Various], ids=["vector", "list", "function"])
+def test_several_environments_that_are_no_vec_env_are_refused(several):
+    with pytest.raises(ValueError, match=r"sb3_trpo_ext\.envs\.as_vec_env makes a VecEnv"):
+        TRPO("MlpPolicy", several)
 
 
 @pytest.mark.parametrize("monitor", [True, False])

@@ -57,6 +57,13 @@ def test_a_sync_vector_env_with_a_space_of_its_own_keeps_it():
     assert type(env) is GymnasiumVecEnv and env.observation_space == wide
 
 
+def test_of_dummy_vec_env_the_environments_are_monitored():
+    env = as_vec_env(DummyVecEnv([Various] * 2))
+    assert all(env.env_is_wrapped(Monitor))
+    model = TRPO("MlpPolicy", env, n_steps=64).learn(128)
+    assert len(model.ep_info_buffer) > 0
+
+
 def test_dummy_vec_env_is_exchanged_with_its_seeds():
     theirs, given = (make_vec_env("CartPole-v1", 2, seed=5) for _ in range(2))
     given.set_options({"low": -0.01, "high": 0.01})

@@ -4,7 +4,6 @@ import time
 import warnings
 from collections.abc import Sequence
 from copy import deepcopy
-from itertools import compress
 from typing import Any
 
 import gymnasium as gym
@@ -300,18 +299,23 @@ def _split(told: dict[str, Any], rows: int) -> list[dict[str, Any]]:
     :param rows: how many environments
     :return: for each what is said of it
     """
-    infos: list[dict[str, Any]] = [{} for _ in range(rows)]
+    columns: dict[str, Any] = {}
     for name, values in told.items():
         if isinstance(name, str) and name[:1] == "_" and name[1:] in told:
             continue
         if isinstance(values, dict):
-            values = _split(values, rows)
-        elif not isinstance(values, (np.ndarray, list, tuple)) or len(values) != rows:
-            values = [values] * rows  # said of all together
-        mask = told.get(f"_{name}")
-        said = [True] * rows if mask is None else mask
-        for info, value in compress(zip(infos, values, strict=True), said):
-            info[name] = value
+            columns[name] = _split(values, rows)
+        elif isinstance(values, (np.ndarray, list, tuple)) and len(values) == rows:
+            columns[name] = values
+        else:
+            columns[name] = [values] * rows  # said of all together
+    if not columns:
+        return [{} for _ in range(rows)]
+    infos = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    for name in columns:
+        if f"_{name}" in told:
+            for i in np.flatnonzero(~np.asarray(told[f"_{name}"], bool)).tolist():
+                del infos[i][name]
     return infos
 
 

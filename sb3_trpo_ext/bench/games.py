@@ -1,25 +1,33 @@
 """The games of the suite "replay": few and costly steps, small images, rewards that come late."""
 
-from importlib.util import find_spec
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-CATCH = "Catch-v0"
+CATCH, MINATAR = "Catch-v0", "MinAtar/"
 HEIGHT, WIDTH = 10, 5
 STAY = 1
 
 
-def register() -> None:
-    """Make the games known to gymnasium: Catch, and MinAtar's where it is installed (the extra ``games``)."""
-    if CATCH not in gym.registry:
-        gym.register(CATCH, f"{__name__}:Catch")
-    if find_spec("minatar") and "MinAtar/Breakout-v1" not in gym.registry:
-        from minatar.gym import register_envs
+def register(environment: str) -> None:
+    """
+    Make a game known to gymnasium, where it is one and what it needs is installed: the extra ``games`` for MinAtar.
 
-        register_envs()
+    :param environment: name of any environment
+    """
+    if environment in gym.registry:
+        return
+    if environment == CATCH:
+        gym.register(CATCH, f"{__name__}:Catch")
+    if environment.startswith(MINATAR):
+        # Importing it takes a second, which the runs of other tasks need not spend.
+        with suppress(ModuleNotFoundError):
+            from minatar.gym import register_envs
+
+            register_envs()
 
 
 class Catch(gym.Env[np.ndarray, np.integer]):

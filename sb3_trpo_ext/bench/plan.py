@@ -48,7 +48,6 @@ def tasks(suite: str, environments: list[str] | None, timesteps: int | None) -> 
     :param timesteps: instead of the suite's
     :raises ValueError: for an environment that gymnasium does not know, or without a number of timesteps
     """
-    games.register()
     budgets = dict(SUITES[suite])
     chosen = []
     for environment in dict.fromkeys(environments or budgets):
@@ -59,6 +58,7 @@ def tasks(suite: str, environments: list[str] | None, timesteps: int | None) -> 
             raise ValueError(
                 f"{environment} is not in the suite {suite} ({names}): give another --suite or --timesteps"
             )
+        games.register(environment)
         try:
             gym.spec(environment.replace("NoVel", ""))  # RL Zoo's own, of which gymnasium does not know yet
         except gym.error.Error as error:

@@ -142,7 +142,7 @@ def experiment(run: Run, folder: Path) -> "ExperimentManager":
     from sb3_trpo_ext.zoo import register
 
     register()
-    games.register()
+    games.register(run.environment)
     torch.set_num_threads(1)
     set_random_seed(run.seed)
     return ExperimentManager(

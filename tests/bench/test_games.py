@@ -8,7 +8,9 @@ from gymnasium.utils.env_checker import check_env
 from sb3_trpo_ext.bench import games
 from sb3_trpo_ext.bench.suites import SUITES
 
-games.register()
+GAMES = [task.environment for task in SUITES["replay"]]
+for game in GAMES:
+    games.register(game)
 
 
 def test_catch_is_an_environment():
@@ -41,7 +43,7 @@ def test_a_ball_that_is_fled_is_missed():
     assert play(games.Catch(), lambda board: 2 - follow(board))[-1] == -1.0
 
 
-@pytest.mark.parametrize("name", [task.environment for task in SUITES["replay"]])
+@pytest.mark.parametrize("name", GAMES)
 def test_all_games_of_the_suite_exist(name):
     env = gym.make(name)
     observation, _ = env.reset(seed=0)
@@ -50,5 +52,6 @@ def test_all_games_of_the_suite_exist(name):
 
 def test_registering_twice_changes_nothing():
     before = dict(gym.registry)
-    games.register()
+    for game in (*GAMES, "HalfCheetah-v5", "Unknown-v0"):
+        games.register(game)
     assert dict(gym.registry) == before

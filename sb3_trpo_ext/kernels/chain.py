@@ -7,6 +7,7 @@ J v and Jᵀ c are a few matrix products each, into buffers that are allocated o
 
 from collections.abc import Iterator, Sequence
 from copy import copy
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -93,11 +94,6 @@ class ChainLinearization:
             for layer, y in zip(self.layers[1:], self.activations.outputs, strict=False)
         ]
 
-    @property
-    def is_dense(self) -> bool:
-        """Whether all layers are."""
-        return all(isinstance(layer, Dense) for layer in self.layers)
-
     def jvp(self, tangent: Tensor, change: Tensor | None = None) -> tuple[Tensor, ...]:
         """
         :param tangent: v
@@ -129,6 +125,13 @@ class ChainLinearization:
         for i, at_affine in self.activations.cotangents(cotangent, self._buffers):
             self.layers[i].write_gradient(self.activations.inputs[i], at_affine, *pieces[2 * i : 2 * i + 2])
         return gradient, at_affine
+
+
+def is_dense_chain(linearization: Linearization) -> TypeGuard[ChainLinearization]:
+    """Whether it is of a chain, all of whose layers are dense."""
+    return isinstance(linearization, ChainLinearization) and all(
+        isinstance(layer, Dense) for layer in linearization.layers
+    )
 
 
 class GaussianLinearization:

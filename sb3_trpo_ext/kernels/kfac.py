@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization
+from sb3_trpo_ext.kernels.chain import ChainLinearization, GaussianLinearization, is_dense_chain
 from sb3_trpo_ext.kernels.fisher import Fisher
 from sb3_trpo_ext.kernels.linearize import Linearization
 
@@ -61,7 +61,7 @@ class KroneckerPreconditioner:
 def _dense_chain(linearization: Linearization) -> ChainLinearization:
     """The chain from observations to means or logits."""
     chain = linearization.mean if isinstance(linearization, GaussianLinearization) else linearization
-    if not (isinstance(chain, ChainLinearization) and chain.is_dense):
+    if not is_dense_chain(chain):
         raise ValueError(
             "KroneckerPreconditioner(fisher=...) must be of a chain of dense layers, differentiated by hand, got "
             f"{_described(chain)}. Set cg_preconditioner=None."

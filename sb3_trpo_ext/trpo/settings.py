@@ -104,19 +104,20 @@ RULES = (
 )
 
 
-def check_policy_class(policy_class: type[Any]) -> None:
+def check_policy_class(policy_class: type[Any], name: str) -> None:
     """
     :param policy_class: that the constructor was given or that an alias stands for
+    :param name: of the algorithm
     :raises ValueError: when it is no actor-critic policy, or asks for more than observations
     """
     if not issubclass(policy_class, ActorCriticPolicy):
         raise ValueError(
-            "TRPO(policy=...) must be a subclass of Stable-Baselines3's ActorCriticPolicy, got "
+            f"{name}(policy=...) must be a subclass of Stable-Baselines3's ActorCriticPolicy, got "
             f"{policy_class.__name__}, which is none. For action masks use MaskableTRPO."
         )
     if hasattr(policy_class, "_process_sequence") or hasattr(policy_class, "has_memory"):
         raise ValueError(
-            f"TRPO(policy=...) must be a policy without memory and masks, got {policy_class.__name__}. Use "
+            f"{name}(policy=...) must be a policy without memory and masks, got {policy_class.__name__}. Use "
             "RecurrentTRPO for the one, MaskableTRPO for the other."
         )
 

@@ -288,7 +288,7 @@ class TRPO(Algorithm[Rollout]):
             settings.warn_of_the_other_critic(settings.critic_method(self), chosen.given)
 
     def _check_policy_class(self) -> None:
-        settings.check_policy_class(self.policy_class)
+        settings.check_policy_class(self.policy_class, type(self).__name__)
 
     def _check(self) -> None:
         self._check_policy_class()

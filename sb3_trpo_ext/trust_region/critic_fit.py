@@ -15,8 +15,8 @@ from torch.nn.functional import mse_loss
 
 from sb3_trpo_ext.common.network import Network, PlainNetwork
 from sb3_trpo_ext.common.ranks import ALONE, Ranks, average_gradients
-from sb3_trpo_ext.kernels.chain import Activations, ChainLinearization
-from sb3_trpo_ext.kernels.conjugate_gradient import conjugate_gradient
+from sb3_trpo_ext.kernels.chain import Activations, is_dense_chain
+from sb3_trpo_ext.kernels.conjugate_gradient import CGResult, conjugate_gradient
 from sb3_trpo_ext.kernels.fisher import GaussNewton
 from sb3_trpo_ext.kernels.gram import conjugate_gradient_among_samples, gram_matrix
 from sb3_trpo_ext.kernels.line_search import Trial, backtrack
@@ -212,13 +212,8 @@ def _gauss_newton_step(
     # −∇ of half the error, in units of σ²
     g = InUnits(batch.linearization(start), units).vjp((errors / batch.size,))
     local = start if thinned is batch else critic.linearize(thinned.inputs)
-    linearization = InUnits(thinned.linearization(local), units)
-    if thinned.ranks is ALONE and isinstance(local, ChainLinearization) and local.is_dense:
-        K = gram_matrix(local, of_each)
-        solution = conjugate_gradient_among_samples(K, linearization, g, DAMPING, cg_max_steps, TOLERANCE)
-    else:
-        curvature = GaussNewton(linearization, DAMPING, thinned.size)
-        solution = conjugate_gradient(curvature, g, cg_max_steps, TOLERANCE)
+    K = gram_matrix(local, of_each) if thinned.ranks is ALONE and is_dense_chain(local) else None
+    solution = _solve(InUnits(thinned.linearization(local), units), K, thinned.size, g, cg_max_steps)
     xHx = solution.quadratic_form(g)
     if not 0 < xHx < math.inf:
         return sigma**2, None
@@ -237,6 +232,20 @@ def _gauss_newton_step(
         if not result.accepted:
             assign(critic.parameters, w_old)
     return sigma**2, result.trial.linearization if result.accepted and result.trial is not None else None
+
+
+def _solve(linearization: "InUnits", K: Tensor | None, n: int, g: Tensor, cg_max_steps: int) -> CGResult:
+    """
+    (H + λI)⁻¹ g by conjugate gradients: among the samples where their Gram matrix is known, the cheaper way.
+
+    :param linearization: of w → V at the states that H is made of
+    :param K: J Jᵀ of the same, shape (n, n); None where it is not known
+    :param n: how many they are, of all processes
+    :param g: shape (p,)
+    """
+    if K is not None:
+        return conjugate_gradient_among_samples(K, linearization, g, DAMPING, cg_max_steps, TOLERANCE)
+    return conjugate_gradient(GaussNewton(linearization, DAMPING, n), g, cg_max_steps, TOLERANCE)
 
 
 class InUnits:

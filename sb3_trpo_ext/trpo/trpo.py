@@ -121,7 +121,8 @@ class TRPO(Algorithm[Rollout]):
     :param kl_reduction: "sum" over action dimensions, or "mean" as sb3-contrib
     :param curvature_sampling_factor: the Fisher matrix uses every k-th state; the gradient and the line search use all.
         Higher is faster and noisier (Schulman et al. 2015, appendix C: 10). "auto" takes the largest k that leaves
-        1 024 states; with memory, whose states hang together, 1.
+        1 024 states, and without convolutions four for each input of the widest layer; with memory, whose states hang
+        together, 1.
     :param trust_region: "kl", or "euclidean" for a step of length √(2 · target_kl) along the plain gradient
     :param cg_tolerance: relative residual at which the conjugate gradient stops
     :param adaptive_damping: double the damping after an update that failed (line search or curvature), up to 1024 times

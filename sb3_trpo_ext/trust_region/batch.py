@@ -14,6 +14,9 @@ from sb3_trpo_ext.trust_region.actor import LinearizedPolicy
 
 # A spread of the advantages below this share of the largest is rounding noise of float32, not information.
 ROUNDING = 1e-6
+# A curvature is made of so many states at least for each input of the widest layer: the second moments of k inputs
+# are known from several times k states alone.
+STATES_PER_INPUT = 4
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,23 @@ class Batch:
         log_prob = None if self.behaviour_log_prob is None else chosen(self.behaviour_log_prob, rows)
         return Batch(self.inputs.rows(rows), actions, advantages, returns, values, log_prob, ranks=self.ranks)
 
-    def thinned_to(self, states: int) -> "Batch":
+    def thinned_for(self, parameters: Sequence[Tensor], states: int) -> "Batch":
         """
         The samples whose states are left when they are thinned as far as they may be for a curvature, whose mean needs
-        fewer than a gradient's: to every k-th, and to no fewer than a given number. All where states hang together.
+        fewer than a gradient's: to every k-th, and to no fewer than a given number, nor than ``STATES_PER_INPUT`` for
+        each input of the widest dense layer. All where states hang together.
 
+        With convolutions the number is as given: there a state has many patches, and more states would cost most.
+
+        :param parameters: of the map whose curvature it is
         :param states: of all N, ≥ 1
         """
-        return self.every(max(1, self.size // states)) if self.inputs.stands_alone else self
+        if not self.inputs.stands_alone:
+            return self
+        if all(parameter.ndim <= 2 for parameter in parameters):
+            widest = max((parameter.shape[1] for parameter in parameters if parameter.ndim == 2), default=0)
+            states = max(states, STATES_PER_INPUT * widest)
+        return self.every(max(1, self.size // states))
 
     def followed_by(self, other: "Batch") -> "Batch":
         """

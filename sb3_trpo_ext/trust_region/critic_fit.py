@@ -29,8 +29,9 @@ from sb3_trpo_ext.trust_region.value_function import ValueFunction
 DAMPING = 0.1
 TOLERANCE = 1e-3
 SHRINK = 0.5
-# H is made of so many states at least. On stored rollouts more explained no more of the returns, at several times the
-# cost; fewer steps of the conjugate gradient did not either, but HalfCheetah learned less with them.
+# H is made of so many states at least, and of more for wide layers. On stored rollouts more explained no more of the
+# returns, at several times the cost; fewer steps of the conjugate gradient did not either, but HalfCheetah learned less
+# with them.
 CURVATURE_STATES = 512
 MAX_TRIALS = 10
 # A spread of the values above this many times that of the returns is cut first. Below it, Gauss-Newton steps do it
@@ -107,8 +108,8 @@ def fit_in_trust_region(
 
     a bound on the KL divergence between normal distributions of standard deviation σ around the old and new values.
     Where the paper takes one step per batch, this takes several, each from where the last one ended. Gradient and line
-    search use all samples, the curvature H every k-th, at least ``CURVATURE_STATES`` of them (Schulman et al. 2015,
-    appendix C).
+    search use all samples, the curvature H every k-th, at least ``CURVATURE_STATES`` of them and more where layers are
+    wide (:meth:`Batch.thinned_for`; Schulman et al. 2015, appendix C).
 
     The scale and the offset of the returns do not matter: with a critic whose output layer gives a V + c in place of V,
     the returns a R + c lead to a V + c again, a ≠ 0. The paper does not say how that is done. Here
@@ -133,7 +134,7 @@ def fit_in_trust_region(
         return _given(critic, batch, started)
     losses: list[float] = []
     steps = 0
-    thinned = batch.thinned_to(CURVATURE_STATES)
+    thinned = batch.thinned_for(critic.parameters, CURVATURE_STATES)
     with put_back_on_error(critic.parameters, flatten(critic.parameters)):
         meet_mean_and_spread(critic, batch)
     start = critic.linearize(batch.inputs)

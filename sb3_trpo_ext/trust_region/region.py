@@ -13,7 +13,7 @@ from sb3_trpo_ext.kernels.fisher import Fisher, Identity
 from sb3_trpo_ext.trust_region.actor import Actor, LinearizedPolicy
 from sb3_trpo_ext.trust_region.batch import Batch
 
-CURVATURE_STATES = 1024  # that a Fisher matrix is made of at least, where the batch has so many
+CURVATURE_STATES = 1024  # that a Fisher matrix is made of at least; more for wide layers, see Batch.thinned_for
 
 
 def summed(family: Family) -> float:
@@ -72,14 +72,14 @@ class KLRegion(TrustRegion):
     D is the mean KL divergence, F the Fisher matrix plus λI.
 
     :param curvature_sampling_factor: F uses every k-th state, k ≥ 1; "auto" for the largest k that leaves
-        ``CURVATURE_STATES``
+        ``CURVATURE_STATES``, or more where layers are wide (:meth:`Batch.thinned_for`)
     """
 
     curvature_sampling_factor: int | Literal["auto"] = 1
 
     def curvature(self, actor: Actor, batch: Batch, old: LinearizedPolicy) -> Operator:
         k = self.curvature_sampling_factor
-        thinned = batch.thinned_to(CURVATURE_STATES) if k == "auto" else batch.every(k)
+        thinned = batch.thinned_for(actor.parameters, CURVATURE_STATES) if k == "auto" else batch.every(k)
         if thinned is not batch:
             old = actor.linearize(thinned.inputs)
         linearization = thinned.linearization(old.linearization)

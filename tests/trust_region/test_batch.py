@@ -38,12 +38,28 @@ def test_every_kth_keeps_the_parts_together(k):
 
 
 @pytest.mark.parametrize(("states", "k"), [(1, 10), (3, 3), (5, 2), (6, 1), (10, 1), (11, 1)])
-def test_thinned_to_a_number_of_states_or_a_few_more(states, k):
+def test_thinned_for_a_curvature_to_a_number_of_states_or_a_few_more(states, k):
     batch = numbered(10)
-    thinned = batch.thinned_to(states)
+    thinned = batch.thinned_for([], states)
     assert thinned.size == len(range(0, 10, k)) >= min(states, 10)
     assert torch.equal(thinned.inputs.observations, batch.inputs.observations[::k])
     assert (thinned is batch) == (k == 1)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "size"),
+    [
+        ([(64, 3), (64,), (2, 64), (2,)], 256),
+        ([(64, 348), (64,), (64, 64), (64,)], 2048),  # 1 392 at least, which every second state would not be
+        ([(64, 200), (64,)], 1024),
+        ([(64, 8), (64,), (1, 8), (1,)], 128),
+        ([(5,)], 128),
+        ([(32, 4, 8, 8), (32,), (512, 3136), (512,)], 128),  # convolutions
+    ],
+)
+def test_a_curvature_of_wide_layers_has_more_states(shapes, size):
+    parameters = [torch.zeros(shape) for shape in shapes]
+    assert numbered(2048).thinned_for(parameters, 128).size == size
 
 
 def test_states_that_hang_together_are_not_thinned():
@@ -51,7 +67,7 @@ def test_states_that_hang_together_are_not_thinned():
         stands_alone = False
 
     batch = replace(numbered(10), inputs=Together(numbered(10).inputs.observations))
-    assert batch.thinned_to(2) is batch
+    assert batch.thinned_for([], 2) is batch
 
 
 def test_who_acted_may_be_unknown_to_a_thinned_batch():

@@ -11,7 +11,7 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.kernels.line_search import LineSearchResult
 from sb3_trpo_ext.kernels.vector import flatten
-from sb3_trpo_ext.trust_region import critic_fit
+from sb3_trpo_ext.trust_region import batch, critic_fit
 from sb3_trpo_ext.trust_region.batch import Batch
 from sb3_trpo_ext.trust_region.critic_fit import fit_by_gradient_descent, fit_in_trust_region
 from sb3_trpo_ext.trust_region.value_function import ValueFunction
@@ -204,6 +204,7 @@ def dense_solution(case, k=1):
 @pytest.mark.parametrize("k", [1, 3])
 def test_small_trust_region_is_filled_along_the_dense_solution(k, fast, monkeypatch):
     monkeypatch.setattr(critic_fit, "CURVATURE_STATES", N // k)
+    monkeypatch.setattr(batch, "STATES_PER_INPUT", 0)
     case = Case(fast=fast)
     direction, H, errors = dense_solution(case, k)
     before = flatten(case.critic.parameters).double()

@@ -12,7 +12,7 @@ import torch
 
 from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.kernels.conjugate_gradient import CGStop
-from sb3_trpo_ext.trust_region import region
+from sb3_trpo_ext.trust_region import batch, region
 from sb3_trpo_ext.trust_region.direction import Backtracking, KfacNaturalGradient, NaturalGradient, Unsearched
 from sb3_trpo_ext.trust_region.policy_step import StepStatus
 from sb3_trpo_ext.trust_region.region import EuclideanRegion, KLRegion, averaged, summed
@@ -230,9 +230,19 @@ def test_step_is_the_one_of_dense_algebra(name, fast, changes):
 def test_auto_leaves_the_fisher_matrix_enough_states(k, monkeypatch):
     """That it then is the matrix of every k-th state is said above."""
     monkeypatch.setattr(region, "CURVATURE_STATES", N // k)
+    monkeypatch.setattr(batch, "STATES_PER_INPUT", 0)
     auto, by_hand = Case("box"), Case("box")
     auto.step(curvature_sampling_factor="auto")
     by_hand.step(curvature_sampling_factor=k)
+    assert torch.equal(auto.moved_by(), by_hand.moved_by())
+
+
+def test_auto_counts_the_inputs_of_the_policys_layers(monkeypatch):
+    monkeypatch.setattr(region, "CURVATURE_STATES", 1)
+    monkeypatch.setattr(batch, "STATES_PER_INPUT", N)
+    auto, by_hand = Case("box"), Case("box")
+    auto.step(curvature_sampling_factor="auto")
+    by_hand.step(curvature_sampling_factor=1)
     assert torch.equal(auto.moved_by(), by_hand.moved_by())
 
 

@@ -213,7 +213,8 @@ def _gauss_newton_step(
     # −∇ of half the error, in units of σ²
     g = InUnits(batch.linearization(start), units).vjp((errors / batch.size,))
     local = start if thinned is batch else critic.linearize(thinned.inputs)
-    K = gram_matrix(local, of_each) if thinned.ranks is ALONE and is_dense_chain(local) else None
+    alone_and_few = thinned.ranks is ALONE and _are_few(thinned.size, len(w_old))
+    K = gram_matrix(local, of_each) if alone_and_few and is_dense_chain(local) else None
     solution = _solve(InUnits(thinned.linearization(local), units), K, thinned.size, g, cg_max_steps)
     xHx = solution.quadratic_form(g)
     if not 0 < xHx < math.inf:
@@ -233,6 +234,15 @@ def _gauss_newton_step(
         if not result.accepted:
             assign(critic.parameters, w_old)
     return sigma**2, result.trial.linearization if result.accepted and result.trial is not None else None
+
+
+def _are_few(n: int, p: int) -> bool:
+    """
+    Whether directions are found sooner among n samples than among p parameters: a step of the conjugate gradient
+    costs n² numbers there and n p here, of which the former leave the processor's cache first. Measured with 5 000 to
+    270 000 parameters.
+    """
+    return n <= 512 + p / 128
 
 
 def _solve(linearization: "InUnits", K: Tensor | None, n: int, g: Tensor, cg_max_steps: int) -> CGResult:

@@ -222,6 +222,32 @@ def test_trust_region_by_hand_and_by_autograd_agree():
     assert fits[0].value_loss == pytest.approx(fits[1].value_loss, rel=1e-4)
 
 
+def test_steps_among_the_samples_and_among_the_parameters_agree(monkeypatch):
+    one, other = Case(fast=True), Case(fast=True)
+    for case, few in ((one, True), (other, False)):
+        monkeypatch.setattr(critic_fit, "_are_few", lambda n, p, few=few: few)
+        assert fit_in_trust_region(case.critic, case.batch, 0.1, 3, 10).steps == 3
+    for ours, theirs in zip(one.parameters, other.parameters, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_the_gram_matrix_is_made_where_samples_are_few(few, monkeypatch):
+    sizes, gram_matrix = [], critic_fit.gram_matrix
+    monkeypatch.setattr(critic_fit, "gram_matrix", lambda *args: sizes.append(args) or gram_matrix(*args))
+    monkeypatch.setattr(critic_fit, "_are_few", lambda n, p: few)
+    case = Case(fast=True)
+    fit_in_trust_region(case.critic, case.batch, 0.1, 3, 10)
+    assert bool(sizes) == few
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "few"), [(512, 5377, True), (1000, 5377, False), (1024, 70_657, True), (2048, 26_561, False)]
+)
+def test_what_is_few_follows_the_network(n, p, few):
+    assert critic_fit._are_few(n, p) == few
+
+
 @each_way
 @pytest.mark.parametrize("name", ["box", "shared cnn"])
 def test_trust_region_moves_only_the_critic(name, fast):

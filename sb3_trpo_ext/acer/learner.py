@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sb3_trpo_ext.acer.interruption import signals_wait
 from sb3_trpo_ext.acer.networks import networks_of
@@ -65,5 +65,6 @@ class Learner:
         if norm.isfinite():
             with signals_wait():  # Ctrl-C must not leave some parameters before the step and others after it
                 self.policy.optimizer.step()
-                torch._foreach_lerp_(self._averages, self._present, 1 - average_policy_decay)
+                move = get_ema_multi_avg_fn(average_policy_decay)  # type: ignore[no-untyped-call]
+                move(self._averages, self._present, 0)
         return norm

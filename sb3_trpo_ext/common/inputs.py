@@ -34,6 +34,19 @@ def chosen(tensor: Tensor, rows: Rows) -> Tensor:
     return tensor[rows] if isinstance(rows, slice) else tensor.index_select(0, rows)
 
 
+def one_in(k: int, n: int) -> Tensor:
+    """
+    One of each k numbers of 0 … n − 1, where among its k is drawn: with the same place always, states that come back
+    with a period that shares a factor with k would be left out as a whole. The draws are the same in every call, and of
+    no global generator.
+
+    :return: ⌈n / k⌉ numbers, rising
+    """
+    first = torch.arange(0, n, k)
+    place = torch.randint(k, first.shape, generator=torch.Generator().manual_seed(0))
+    return (first + place).clamp(max=n - 1)
+
+
 @dataclass(frozen=True)
 class Inputs:
     """
@@ -54,9 +67,9 @@ class Inputs:
     def _first(self) -> Tensor:
         return next(iter(self.observations.values())) if isinstance(self.observations, dict) else self.observations
 
-    def every(self, k: int) -> Rows:
-        """Which rows are left when the states are thinned to every k-th, k ≥ 1."""
-        return slice(None, None, k)
+    def one_in(self, k: int) -> Tensor:
+        """Which rows are left when the states are thinned to one in k, k ≥ 1."""
+        return one_in(k, len(self)).to(self._first.device)
 
     def rows(self: SelfInputs, rows: Rows) -> SelfInputs:
         """

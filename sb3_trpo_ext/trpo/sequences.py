@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor, nn
 
 from sb3_trpo_ext.common.distributions import family_of, family_of_latent, plain_distribution
-from sb3_trpo_ext.common.inputs import Inputs, Rows
+from sb3_trpo_ext.common.inputs import Inputs, Rows, one_in
 from sb3_trpo_ext.common.network import Network, PlainNetwork, has_nothing_to_train, modules_of, trained_layers
 from sb3_trpo_ext.common.normalization import features_of
 from sb3_trpo_ext.kernels.chain import forward
@@ -43,15 +43,16 @@ class Sequences(MaskedInputs):
         """How the sequences are packed."""
         return packed(self.lengths, self._first.device)
 
-    def every(self, k: int) -> Tensor:
-        """Of every k-th sequence all rows: a sequence without its beginning would have other states."""
-        return torch.cat(self._rows_of_each()[::k]).to(self._first.device)
+    def one_in(self, k: int) -> Tensor:
+        """Of one sequence in k all rows: a sequence without its beginning would have other states."""
+        rows = self._rows_of_each()
+        return torch.cat([rows[i] for i in one_in(k, len(rows))]).to(self._first.device)
 
     def rows(self, rows: Rows) -> "Sequences":
         """
         Some whole sequences.
 
-        :param rows: as :meth:`every` and :meth:`minibatches` give them
+        :param rows: as :meth:`one_in` and :meth:`minibatches` give them
         """
         if isinstance(rows, slice):
             rows = torch.arange(len(self))[rows]

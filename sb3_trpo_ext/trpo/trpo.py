@@ -109,7 +109,7 @@ class TRPO(Algorithm[Rollout]):
         updated. None begins with 0.02 for each action dimension, or with 0.02 in all with ``kl_reduction="mean"`` or a
         Euclidean region, and falls linearly towards 0 over each call of ``learn``: the first update of a call has all
         of it, the last of K updates the K-th part.
-    :param sub_sampling_factor: the policy's whole update (gradient, curvature and line search) uses every k-th sample
+    :param sub_sampling_factor: the policy's whole update (gradient, curvature and line search) uses one sample in k
         only, as sb3-contrib's, which shuffles them first
     :param stats_window_size: episodes over which the logged return is averaged
     :param tensorboard_log: folder for TensorBoard, None for no log
@@ -119,10 +119,10 @@ class TRPO(Algorithm[Rollout]):
     :param seed: of all random generators
     :param device: "auto", "cpu", "cuda", …
     :param kl_reduction: "sum" over action dimensions, or "mean" as sb3-contrib
-    :param curvature_sampling_factor: the Fisher matrix uses every k-th state; the gradient and the line search use all.
+    :param curvature_sampling_factor: the Fisher matrix uses one state in k; the gradient and the line search use all.
         Higher is faster and noisier (Schulman et al. 2015, appendix C: 10). "auto" takes the largest k that leaves
-        1 024 states, and without convolutions four for each input of the widest layer; with memory, whose states hang
-        together, 1.
+        1 024 states, and without convolutions four for each input of the widest layer, up to 2 048; with memory, whose
+        states hang together, 1.
     :param trust_region: "kl", or "euclidean" for a step of length √(2 · target_kl) along the plain gradient
     :param cg_tolerance: relative residual at which the conjugate gradient stops
     :param adaptive_damping: double the damping after an update that failed (line search or curvature), up to 1024 times
@@ -351,7 +351,7 @@ class TRPO(Algorithm[Rollout]):
     def _improve(self, rollout: Rollout) -> Iterable[Logged | Mapping[str, float]]:
         """One iteration of TRPO (Schulman et al. 2015, section 6) on the rollout just collected."""
         batch = replace(self._with_earlier_rollouts(rollout), ranks=self._ranks)
-        samples = batch.every(self.sub_sampling_factor)
+        samples = batch.one_in(self.sub_sampling_factor)
         if self.normalize_advantage:
             samples = samples.normalized()
         region, ent_coef = settings.trust_region(self), schedule(self.ent_coef)(self._current_progress_remaining)

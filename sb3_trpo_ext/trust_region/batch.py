@@ -15,8 +15,9 @@ from sb3_trpo_ext.trust_region.actor import LinearizedPolicy
 # A spread of the advantages below this share of the largest is rounding noise of float32, not information.
 ROUNDING = 1e-6
 # A curvature is made of so many states at least for each input of the widest layer: the second moments of k inputs
-# are known from several times k states alone.
+# are known from several times k states alone. With thousands of inputs that would be too dear.
 STATES_PER_INPUT = 4
+MOST_STATES = 2048
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,11 @@ class Batch:
         """
         return local if self.ranks is ALONE else SummedOverRanks(local, self.ranks)
 
-    def every(self, k: int) -> "Batch":
-        """The samples whose states are left when the states are thinned to every k-th, k ≥ 1."""
+    def one_in(self, k: int) -> "Batch":
+        """The samples whose states are left when the states are thinned to one in k, k ≥ 1."""
         if k == 1:
             return self
-        rows = self.inputs.every(k)
+        rows = self.inputs.one_in(k)
         actions, advantages, returns, values = (
             chosen(part, rows) for part in (self.actions, self.advantages, self.returns, self.values)
         )
@@ -92,8 +93,8 @@ class Batch:
     def thinned_for(self, parameters: Sequence[Tensor], states: int) -> "Batch":
         """
         The samples whose states are left when they are thinned as far as they may be for a curvature, whose mean needs
-        fewer than a gradient's: to every k-th, and to no fewer than a given number, nor than ``STATES_PER_INPUT`` for
-        each input of the widest dense layer. All where states hang together.
+        fewer than a gradient's: to one in k, and to no fewer than a given number, nor than ``STATES_PER_INPUT`` for
+        each input of the widest dense layer, up to ``MOST_STATES``. All where states hang together.
 
         With convolutions the number is as given: there a state has many patches, and more states would cost most.
 
@@ -104,8 +105,8 @@ class Batch:
             return self
         if all(parameter.ndim <= 2 for parameter in parameters):
             widest = max((parameter.shape[1] for parameter in parameters if parameter.ndim == 2), default=0)
-            states = max(states, STATES_PER_INPUT * widest)
-        return self.every(max(1, self.size // states))
+            states = max(states, min(STATES_PER_INPUT * widest, MOST_STATES))
+        return self.one_in(max(1, self.size // states))
 
     def followed_by(self, other: "Batch") -> "Batch":
         """

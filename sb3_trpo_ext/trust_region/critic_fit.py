@@ -108,7 +108,7 @@ def fit_in_trust_region(
 
     a bound on the KL divergence between normal distributions of standard deviation σ around the old and new values.
     Where the paper takes one step per batch, this takes several, each from where the last one ended. Gradient and line
-    search use all samples, the curvature H every k-th, at least ``CURVATURE_STATES`` of them and more where layers are
+    search use all samples, the curvature H one in k, at least ``CURVATURE_STATES`` of them and more where layers are
     wide (:meth:`Batch.thinned_for`; Schulman et al. 2015, appendix C).
 
     The scale and the offset of the returns do not matter: with a critic whose output layer gives a V + c in place of V,

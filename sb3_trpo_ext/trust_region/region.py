@@ -71,7 +71,7 @@ class KLRegion(TrustRegion):
     """
     D is the mean KL divergence, F the Fisher matrix plus λI.
 
-    :param curvature_sampling_factor: F uses every k-th state, k ≥ 1; "auto" for the largest k that leaves
+    :param curvature_sampling_factor: F uses one state in k, k ≥ 1; "auto" for the largest k that leaves
         ``CURVATURE_STATES``, or more where layers are wide (:meth:`Batch.thinned_for`)
     """
 
@@ -79,7 +79,7 @@ class KLRegion(TrustRegion):
 
     def curvature(self, actor: Actor, batch: Batch, old: LinearizedPolicy) -> Operator:
         k = self.curvature_sampling_factor
-        thinned = batch.thinned_for(actor.parameters, CURVATURE_STATES) if k == "auto" else batch.every(k)
+        thinned = batch.thinned_for(actor.parameters, CURVATURE_STATES) if k == "auto" else batch.one_in(k)
         if thinned is not batch:
             old = actor.linearize(thinned.inputs)
         linearization = thinned.linearization(old.linearization)

@@ -1,10 +1,12 @@
 """What a policy is asked with: rows, thinning, joining, minibatches, and what is not finite."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from sb3_trpo_ext.common.inputs import Inputs, each, finite
+from sb3_trpo_ext.common.inputs import Inputs, each, finite, one_in
 
 
 def vector(n=6):
@@ -28,12 +30,37 @@ def test_length_is_the_number_of_states(make):
     assert len(make(5)) == 5
 
 
+@pytest.mark.parametrize("k", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("n", [1, 6, 10])
+def test_one_in_k_is_one_of_each_k(k, n):
+    rows = one_in(k, n).tolist()
+    assert [row // k for row in rows] == list(range(math.ceil(n / k))) and max(rows) < n
+
+
+def test_one_in_k_is_the_same_always_and_moves_no_other_random_number():
+    torch.manual_seed(1)
+    one = one_in(3, 50)
+    drawn = torch.rand(2)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(2), drawn)
+    assert torch.equal(one_in(3, 50), one)
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+@pytest.mark.parametrize("period", [2, 3, 4, 6, 8, 1000])
+def test_one_in_k_meets_every_phase_of_what_comes_back(k, period):
+    """Every k-th would meet one in k of the phases alone wherever k divides the period."""
+    phases = torch.bincount(one_in(k, 24_000 * k) % period, minlength=period)
+    expected = 24_000 / period
+    assert float((phases - expected).abs().max()) < 5 * expected**0.5
+
+
 @both
 @pytest.mark.parametrize("k", [1, 2, 4, 100])
-def test_every_kth(make, k):
+def test_thinned_to_one_in_k(make, k):
     inputs = make()
-    for thinned, part in zip(parts(inputs.rows(inputs.every(k))), parts(inputs), strict=True):
-        assert torch.equal(thinned, part[::k])
+    for thinned, part in zip(parts(inputs.rows(inputs.one_in(k))), parts(inputs), strict=True):
+        assert torch.equal(thinned, part[one_in(k, 6)])
 
 
 @both

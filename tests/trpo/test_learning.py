@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from sb3_contrib import TRPO as ContribTRPO
@@ -92,3 +93,29 @@ def test_the_unit_of_the_rewards_does_not_matter(env_id, bits):
         assert bits(learnt(power)) == bits(expected)
     for scale in (1e-4, 1e4):  # rounding grows from update to update
         torch.testing.assert_close(learnt(scale, updates=2), learnt(1.0, updates=2), rtol=1e-3, atol=1e-4)
+
+
+class Turns(gym.Env):
+    """Four phases that follow one another, each with an action of its own that is best."""
+
+    observation_space, action_space = gym.spaces.Box(0, 1, (4,)), gym.spaces.Box(-5, 5, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._phase(), {}
+
+    def step(self, action):
+        reward = -((float(action[0]) - (1, -2, 3, -1)[self.t % 4]) ** 2)
+        self.t += 1
+        return self._phase(), reward, False, self.t >= 64, {}
+
+    def _phase(self):
+        return np.eye(4, dtype=np.float32)[self.t % 4]
+
+
+@pytest.mark.parametrize("settings", [{}, {"curvature_sampling_factor": 2}, {"sub_sampling_factor": 2}], ids=str)
+def test_learns_all_phases_of_what_comes_back_every_fourth_step(settings):
+    """Of every second state the policy would get to know two phases: about 0.45 is then lost in a step."""
+    model = TRPO("MlpPolicy", Turns(), seed=0, **settings).learn(40_960)
+    assert evaluate_policy(model, model.get_env(), 2)[0] / 64 > -0.05

@@ -10,7 +10,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
 from sb3_trpo_ext import TRPO
-from sb3_trpo_ext.common.inputs import Inputs
+from sb3_trpo_ext.common.inputs import Inputs, one_in
 from sb3_trpo_ext.kernels.line_search import LineSearchResult
 from sb3_trpo_ext.trpo import trpo
 from sb3_trpo_ext.trpo.reuse import Discounts, EarlierRollouts
@@ -166,15 +166,15 @@ def test_critic_and_actor_learn_from_the_same_samples(space_env, tiny, monkeypat
         assert batch is of_critic
 
 
-def test_every_kth_sample_keeps_who_acted(space_env, tiny):
+def test_one_sample_in_k_keeps_who_acted(space_env, tiny):
     model = tiny(space_env(VECTOR, BOX))
     earlier = EarlierRollouts()
     earlier.add(*make_rollout(model, 6, 3, 0, 1.0), 1)
     batch = corrected(model, earlier)
-    thinned = batch.every(4)
-    assert torch.equal(thinned.inputs.observations, batch.inputs.observations[::4])
+    thinned, rows = batch.one_in(4), one_in(4, batch.size)
+    assert torch.equal(thinned.inputs.observations, batch.inputs.observations[rows])
     for part in ("actions", "advantages", "returns", "values", "behaviour_log_prob"):
-        assert torch.equal(getattr(thinned, part), getattr(batch, part)[::4])
+        assert torch.equal(getattr(thinned, part), getattr(batch, part)[rows])
 
 
 def test_first_update_is_that_of_trpo_without_reuse(space_env, tiny, bits):

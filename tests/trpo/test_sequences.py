@@ -131,8 +131,8 @@ def test_the_memory_is_the_actors_and_a_shared_one_not_the_critics(kind, fast):
 def test_fisher_matrix_is_the_hessian_of_the_kl_through_whole_sequences(kind, fast):
     policy, heads, inputs = make(kind)
     actor = Actor(heads, fast)
-    thinned = inputs.rows(inputs.every(2))
-    assert thinned.lengths.tolist() == [4, 3]
+    thinned = inputs.rows(inputs.one_in(2))
+    assert thinned.lengths.tolist() == [4, 4]
     for some, steps in ((inputs, slice(None)), (thinned, thinned_steps())):
         family, linearization = actor.linearize(some)
         size = sum(parameter.numel() for parameter in actor.parameters)
@@ -144,7 +144,7 @@ def test_fisher_matrix_is_the_hessian_of_the_kl_through_whole_sequences(kind, fa
 
 
 def thinned_steps():
-    return torch.tensor([0, 1, 2, 3, 5, 6, 7])
+    return torch.tensor([0, 1, 2, 3, 8, 9, 10, 11])
 
 
 @pytest.mark.parametrize("action", ["discrete", "multi_discrete", "multi_binary"])

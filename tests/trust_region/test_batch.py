@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sb3_trpo_ext.common.inputs import Inputs
+from sb3_trpo_ext.common.inputs import Inputs, one_in
 from sb3_trpo_ext.trust_region.batch import Batch
 
 
@@ -28,13 +28,14 @@ PARTS = ("actions", "advantages", "returns", "values", "behaviour_log_prob")
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 100])
-def test_every_kth_keeps_the_parts_together(k):
+def test_one_in_k_keeps_the_parts_together(k):
     batch = numbered(10)
-    thinned = batch.every(k)
+    thinned = batch.one_in(k)
     assert thinned.size == len(range(0, 10, k))
-    assert torch.equal(thinned.inputs.observations, batch.inputs.observations[::k])
+    rows = one_in(k, 10)
+    assert torch.equal(thinned.inputs.observations, batch.inputs.observations[rows])
     for part in PARTS:
-        assert torch.equal(getattr(thinned, part), getattr(batch, part)[::k])
+        assert torch.equal(getattr(thinned, part), getattr(batch, part)[rows])
 
 
 @pytest.mark.parametrize(("states", "k"), [(1, 10), (3, 3), (5, 2), (6, 1), (10, 1), (11, 1)])
@@ -42,7 +43,7 @@ def test_thinned_for_a_curvature_to_a_number_of_states_or_a_few_more(states, k):
     batch = numbered(10)
     thinned = batch.thinned_for([], states)
     assert thinned.size == len(range(0, 10, k)) >= min(states, 10)
-    assert torch.equal(thinned.inputs.observations, batch.inputs.observations[::k])
+    assert torch.equal(thinned.inputs.observations, batch.inputs.observations[one_in(k, 10)])
     assert (thinned is batch) == (k == 1)
 
 
@@ -50,16 +51,24 @@ def test_thinned_for_a_curvature_to_a_number_of_states_or_a_few_more(states, k):
     ("shapes", "size"),
     [
         ([(64, 3), (64,), (2, 64), (2,)], 256),
-        ([(64, 348), (64,), (64, 64), (64,)], 2048),  # 1 392 at least, which every second state would not be
-        ([(64, 200), (64,)], 1024),
+        ([(64, 348), (64,), (64, 64), (64,)], 2048),  # 1 392 at least, which one in three would not be
+        ([(64, 200), (64,)], 820),
         ([(64, 8), (64,), (1, 8), (1,)], 128),
+        ([(64, 5000), (64,)], 2048),  # of which more are there
         ([(5,)], 128),
         ([(32, 4, 8, 8), (32,), (512, 3136), (512,)], 128),  # convolutions
     ],
 )
 def test_a_curvature_of_wide_layers_has_more_states(shapes, size):
     parameters = [torch.zeros(shape) for shape in shapes]
-    assert numbered(2048).thinned_for(parameters, 128).size == size
+    assert numbered(4096).thinned_for(parameters, 128).size == size
+
+
+def test_a_thinned_curvature_knows_every_phase_of_what_comes_back():
+    """With every second state it would know two of four players, joints or seasons that take turns."""
+    turns = replace(numbered(2048), inputs=Inputs(torch.eye(4).repeat(512, 1)))
+    shares = turns.thinned_for([], 1024).inputs.observations.mean(dim=0)
+    torch.testing.assert_close(shares, torch.full((4,), 0.25), rtol=0, atol=0.05)
 
 
 def test_states_that_hang_together_are_not_thinned():
@@ -71,7 +80,7 @@ def test_states_that_hang_together_are_not_thinned():
 
 
 def test_who_acted_may_be_unknown_to_a_thinned_batch():
-    assert replace(numbered(4), behaviour_log_prob=None).every(2).behaviour_log_prob is None
+    assert replace(numbered(4), behaviour_log_prob=None).one_in(2).behaviour_log_prob is None
 
 
 def test_followed_by():

@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 
-from sb3_trpo_ext.common.inputs import Inputs
+from sb3_trpo_ext.common.inputs import Inputs, one_in
 from sb3_trpo_ext.kernels.line_search import LineSearchResult
 from sb3_trpo_ext.kernels.vector import flatten
 from sb3_trpo_ext.trust_region import batch, critic_fit
@@ -196,7 +196,8 @@ def dense_solution(case, k=1):
     J, errors = J.double(), (case.batch.returns - values).detach().double()
     damping = torch.full(J.shape[1:], 0.1 * float(errors.square().mean()), dtype=J.dtype)
     damping[-WIDTH - 1 :] = 0.1
-    H = J[::k].T @ J[::k] / len(J[::k]) + damping.diag()
+    some = J[one_in(k, N)]
+    H = some.T @ some / len(some) + damping.diag()
     return torch.linalg.solve(H, J.T @ errors / N), H, errors
 
 
@@ -211,7 +212,9 @@ def test_small_trust_region_is_filled_along_the_dense_solution(k, fast, monkeypa
     fit_in_trust_region(case.critic, case.batch, 1e-6, n_critic_steps=1, cg_max_steps=100)
     step = flatten(case.critic.parameters).double() - before
     assert float(torch.cosine_similarity(step, direction, dim=0)) > 0.999
-    assert float(step @ H @ step / (2 * errors.square().mean())) == pytest.approx(1e-6, rel=0.05)
+    kl = float(step @ H @ step / (2 * errors.square().mean()))
+    # With some states alone the line search, which asks all, may halve the step once.
+    assert kl == pytest.approx(1e-6, rel=0.05) or (k > 1 and kl == pytest.approx(0.25e-6, rel=0.05))
 
 
 def test_trust_region_by_hand_and_by_autograd_agree():

@@ -19,6 +19,7 @@ def conditions(comparison: Comparison) -> str:
     lines = circumstances([one.document for one in comparison.results])
     for label in comparison.labels:
         lines += [*origins(comparison, label), *mixed_settings(comparison, label), seeds(comparison, label)]
+    lines += machines(comparison)
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -29,8 +30,6 @@ def circumstances(documents: Sequence[Document]) -> list[str]:
     :param documents: of results
     """
     commits = {one["commit"] for one in documents if one.get("commit")}
-    machines = [one["machine"] for one in documents if one.get("machine")]
-    processors = {f"{one.get('cpu', UNKNOWN)}, {one.get('cores', UNKNOWN)} cores" for one in machines}
     versions: dict[str, set[str]] = {}
     for one in documents:
         for name, version in (one.get("versions") or {}).items():
@@ -40,8 +39,39 @@ def circumstances(documents: Sequence[Document]) -> list[str]:
         f"{len(documents)} run{'s' * (len(documents) > 1)}, one torch thread each unless measured otherwise.",
         f"Commits: {', '.join(sorted(commits)) or UNKNOWN}.",
         f"Versions: {used or UNKNOWN}.",
-        f"Machine: {'; '.join(sorted(processors)) or UNKNOWN}.",
+        f"Machine: {'; '.join(sorted({machine(one) for one in documents} - {UNKNOWN})) or UNKNOWN}.",
     ]
+
+
+def machine(document: Document) -> str:
+    """
+    Processor and number of cores, or that they are unknown.
+
+    :param document: of a result
+    """
+    known = document.get("machine")
+    return f"{known.get('cpu', UNKNOWN)}, {known.get('cores', UNKNOWN)} cores" if known else UNKNOWN
+
+
+def machines(comparison: Comparison) -> list[str]:
+    """
+    Which machines the times of each column are of, if there are several.
+
+    :param comparison: of results
+    """
+    used: dict[str, dict[str, list[str]]] = {}
+    for label in comparison.labels:
+        for task in comparison.tasks:
+            for name in sorted({machine(one.document) for one in comparison.runs(label, task)} - {UNKNOWN}):
+                used.setdefault(name, {}).setdefault(label, []).append(str(task))
+    if len(used) < 2:
+        return []
+    of_each = {
+        name: "; ".join(f"{label} ({', '.join(tasks)})" for label, tasks in columns.items())
+        for name, columns in used.items()
+    }
+    where = ". ".join(f"{name}: {columns}" for name, columns in of_each.items())
+    return [f"**Times are of different machines.** {where}."]
 
 
 def origins(comparison: Comparison, label: str) -> list[str]:

@@ -37,3 +37,14 @@ def test_unknown_circumstances(tmp_path, stored, contents):
     run.path(tmp_path).write_text(json.dumps(document))
     main(["report", "--results", str(tmp_path), "--out", str(tmp_path)])
     assert "- Commits: unknown." in (tmp_path / "learning.md").read_text()
+
+
+@pytest.mark.parametrize("other", ["Snail 1", "Hare 9"])
+def test_times_of_different_machines_are_noticed(other, tmp_path, stored, contents):
+    runs = stored(tmp_path, "trpo_ext", "CartPole-v1", 20_000, [1.0, 2.0])
+    for run, name in zip(runs, ("Hare 9", other), strict=True):
+        path = run.path(tmp_path)
+        path.write_text(json.dumps({**contents(path), "machine": {"cpu": name, "cores": 2}}))
+    text = conditions(Comparison.of(read_all([tmp_path])))
+    columns = "Hare 9, 2 cores: trpo_ext (CartPole-v1 20k). Snail 1, 2 cores: trpo_ext (CartPole-v1 20k)."
+    assert (f"**Times are of different machines.** {columns}" in text) == (other == "Snail 1")

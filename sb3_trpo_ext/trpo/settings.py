@@ -208,8 +208,8 @@ def check_preconditioner(model: "TRPO") -> None:
     name = type(model).__name__
     if not model.actor.is_dense:
         raise ValueError(
-            f'{name}(cg_preconditioner="kfac") needs an actor of dense layers alone and fast=True, got a '
-            f"{model.policy_class.__name__}. Set it to None."
+            f'{name}(cg_preconditioner="kfac") needs an actor of dense layers alone, none of them frozen, and '
+            f"fast=True, got a {model.policy_class.__name__}. Set it to None."
         )
     if (widest := model.actor.widest) > WIDEST_FOR_KFAC:
         raise ValueError(

@@ -55,7 +55,7 @@ class Side:
         self.vector = torch.randn(count(self.actor.parameters), generator=generator).to(self.batch.returns)
 
     def fisher(self, k=1):
-        family, linearization = self.actor.linearize(self.batch.every(k).inputs)
+        family, linearization = self.actor.linearize(self.batch.one_in(k).inputs)
         return Fisher(linearization, family, cg_damping=0.1)
 
     def theta(self):

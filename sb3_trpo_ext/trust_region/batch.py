@@ -80,7 +80,7 @@ class Batch:
         return local if self.ranks is ALONE else SummedOverRanks(local, self.ranks)
 
     def one_in(self, k: int) -> "Batch":
-        """The samples whose states are left when the states are thinned to one in k, k ≥ 1."""
+        """The samples whose states are left when the states are thinned to one in k, k ≥ 1: of each process's own."""
         if k == 1:
             return self
         rows = self.inputs.one_in(k)

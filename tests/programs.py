@@ -54,7 +54,7 @@ def ranks() -> Ranks:
 def part_of(batch: Batch, ranks: Ranks) -> Batch:
     """The samples of this rank."""
     cuts = CUTS[ranks.world_size]
-    rows = slice(cuts[ranks.rank], cuts[ranks.rank + 1])
+    rows = torch.arange(cuts[ranks.rank], cuts[ranks.rank + 1])
     parts = (batch.actions, batch.advantages, batch.returns, batch.values)
     return Batch(batch.inputs.rows(rows), *(part[rows] for part in parts), ranks=ranks)
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 Observations: TypeAlias = Tensor | dict[str, Tensor]
-Rows: TypeAlias = slice | Tensor
 SelfInputs = TypeVar("SelfInputs", bound="Inputs")
 
 
@@ -27,11 +26,6 @@ def finite(observations: Observations) -> Observations:
 
 def _single(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype == torch.float64 else tensor
-
-
-def chosen(tensor: Tensor, rows: Rows) -> Tensor:
-    """Some rows of a tensor, given by a slice or by their indices."""
-    return tensor[rows] if isinstance(rows, slice) else tensor.index_select(0, rows)
 
 
 def one_in(k: int, n: int) -> Tensor:
@@ -71,13 +65,13 @@ class Inputs:
         """Which rows are left when the states are thinned to one in k, k ≥ 1."""
         return one_in(k, len(self)).to(self._first.device)
 
-    def rows(self: SelfInputs, rows: Rows) -> SelfInputs:
+    def rows(self: SelfInputs, rows: Tensor) -> SelfInputs:
         """
         The inputs of some states.
 
-        :param rows: a slice, or a tensor of indices
+        :param rows: their indices
         """
-        return replace(self, observations=each(lambda tensor: chosen(tensor, rows), self.observations))
+        return replace(self, observations=each(lambda tensor: tensor.index_select(0, rows), self.observations))
 
     def followed_by(self: SelfInputs, other: SelfInputs) -> SelfInputs:
         """

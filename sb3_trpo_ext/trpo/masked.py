@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from sb3_trpo_ext.common.inputs import Inputs, Rows, chosen
+from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.common.network import Network
 from sb3_trpo_ext.common.sampler import Sampler, sampler_of
 from sb3_trpo_ext.kernels.families import Family
@@ -36,9 +36,9 @@ class MaskedInputs(Inputs):
 
     masks: Tensor
 
-    def rows(self: SelfMaskedInputs, rows: Rows) -> SelfMaskedInputs:
+    def rows(self: SelfMaskedInputs, rows: Tensor) -> SelfMaskedInputs:
         """As :meth:`sb3_trpo_ext.common.inputs.Inputs.rows`."""
-        return replace(super().rows(rows), masks=chosen(self.masks, rows))
+        return replace(super().rows(rows), masks=self.masks.index_select(0, rows))
 
     def followed_by(self: SelfMaskedInputs, other: SelfMaskedInputs) -> SelfMaskedInputs:
         """As :meth:`sb3_trpo_ext.common.inputs.Inputs.followed_by`."""

@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor, nn
 
 from sb3_trpo_ext.common.distributions import family_of, family_of_latent, plain_distribution
-from sb3_trpo_ext.common.inputs import Inputs, Rows, one_in
+from sb3_trpo_ext.common.inputs import Inputs, one_in
 from sb3_trpo_ext.common.network import Network, PlainNetwork, has_nothing_to_train, modules_of, trained_layers
 from sb3_trpo_ext.common.normalization import features_of
 from sb3_trpo_ext.kernels.chain import forward
@@ -48,14 +48,12 @@ class Sequences(MaskedInputs):
         rows = self._rows_of_each()
         return torch.cat([rows[i] for i in one_in(k, len(rows))]).to(self._first.device)
 
-    def rows(self, rows: Rows) -> "Sequences":
+    def rows(self, rows: Tensor) -> "Sequences":
         """
         Some whole sequences.
 
         :param rows: as :meth:`one_in` and :meth:`minibatches` give them
         """
-        if isinstance(rows, slice):
-            rows = torch.arange(len(self))[rows]
         ids = torch.repeat_interleave(torch.arange(len(self.lengths)), self.lengths)[rows.cpu()]
         chosen, lengths = torch.unique_consecutive(ids, return_counts=True)
         assert torch.equal(lengths, self.lengths[chosen]), "only whole sequences"

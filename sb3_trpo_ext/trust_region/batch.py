@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sb3_trpo_ext.common.inputs import Inputs, chosen
+from sb3_trpo_ext.common.inputs import Inputs
 from sb3_trpo_ext.common.ranks import ALONE, Ranks
 from sb3_trpo_ext.kernels.linearize import Linearization
 from sb3_trpo_ext.trust_region.actor import LinearizedPolicy
@@ -85,9 +85,9 @@ class Batch:
             return self
         rows = self.inputs.one_in(k)
         actions, advantages, returns, values = (
-            chosen(part, rows) for part in (self.actions, self.advantages, self.returns, self.values)
+            part.index_select(0, rows) for part in (self.actions, self.advantages, self.returns, self.values)
         )
-        log_prob = None if self.behaviour_log_prob is None else chosen(self.behaviour_log_prob, rows)
+        log_prob = None if self.behaviour_log_prob is None else self.behaviour_log_prob.index_select(0, rows)
         return Batch(self.inputs.rows(rows), actions, advantages, returns, values, log_prob, ranks=self.ranks)
 
     def thinned_for(self, parameters: Sequence[Tensor], states: int) -> "Batch":

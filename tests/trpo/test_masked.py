@@ -103,7 +103,7 @@ def test_a_step_rises_within_the_region_and_forbidden_choices_stay_without_a_say
 
 def test_inputs_keep_each_mask_with_its_state():
     inputs = MaskedInputs(torch.arange(5.0)[:, None], MASKS)
-    some = inputs.rows(torch.tensor([4, 0])).followed_by(inputs.rows(slice(1, 2)))
+    some = inputs.rows(torch.tensor([4, 0])).followed_by(inputs.rows(torch.tensor([1])))
     assert some.observations.flatten().tolist() == [4, 0, 1]
     assert torch.equal(some.masks, MASKS[[4, 0, 1]])
 

@@ -149,7 +149,7 @@ def test_while_nothing_changes_earlier_samples_are_what_they_were(environment, m
 
 def slice_of(batch, start, end):
     parts = ("actions", "advantages", "returns", "values", "behaviour_log_prob")
-    inputs = batch.inputs.rows(slice(start, end))
+    inputs = batch.inputs.rows(torch.arange(start, end))
     return replace(batch, inputs=inputs, **{part: getattr(batch, part)[start:end] for part in parts})
 
 

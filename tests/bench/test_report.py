@@ -20,19 +20,10 @@ STORED = [BENCHMARKS / f"{name}.jsonl" for name in ("quick", "classic", "mujoco"
 README = BENCHMARKS.parent / "README.md"
 #: Folder under docs → the options that its report is made with.
 REPORTS = {
-    "learning": (
-        "--results", "benchmarks/mujoco.jsonl", "--labels", "trpo_ext-no-settings", "trpo_ext", "trpo", "ppo",
-        "--suite", "mujoco",
-    ),
-    "small-tasks": ("--results", "benchmarks/classic.jsonl"),
-    "learning-v5": ("--results", "benchmarks/mujoco-v5.jsonl", "--labels", "trpo_ext", "--suite", "mujoco-v5"),
-    "ablation": ("--results", "benchmarks/ablation.jsonl", "--baseline", "shipped"),
-    "defaults": ("--results", "benchmarks/defaults.jsonl", "--baseline", "contrib-defaults"),
-    "memory": (
-        "--results", "benchmarks/memory.jsonl", "--labels", "trpo_lstm", "trpo_ext-without-memory", "ppo_lstm",
-        "--baseline", "ppo_lstm", "--suite", "memory",
-    ),
-}  # fmt: skip
+    words[1]: words[2:]
+    for line in (BENCHMARKS / "reports.sh").read_text().splitlines()
+    if (words := line.split())[:1] == ["report"]
+}
 
 
 def test_report(tmp_path, results, capsys, row):

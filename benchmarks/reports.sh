@@ -17,3 +17,5 @@ report memory --results benchmarks/memory.jsonl --labels trpo_lstm trpo_ext-with
 report small-tasks --results benchmarks/classic.jsonl
 report defaults --results benchmarks/defaults.jsonl --baseline contrib-defaults
 report ablation --results benchmarks/ablation.jsonl --baseline shipped
+report acer --results benchmarks/replay.jsonl --suite replay --baseline a2c-default
+report acer-ablation --results benchmarks/acer_ablation.jsonl --baseline shipped
